@@ -1,0 +1,49 @@
+"""onnxaccel: convert TensorFlow, PyTorch and Caffe models to ONNX, train them on onnxruntime, compare.
+
+Names are imported when they are first used, so that ``import onnxaccel`` loads neither a framework nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from onnxaccel.errors import AccelError, UnsupportedOperator
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from onnxaccel.converters import convert as convert
+    from onnxaccel.graph import optimizers as optimizers
+    from onnxaccel.graph.autodiff import gradient as gradient
+    from onnxaccel.graph.model import Model as Model
+    from onnxaccel.runtime.evaluator import evaluate as evaluate
+    from onnxaccel.runtime.trainer import Trainer as Trainer
+
+_HOME = {
+    "Model": "onnxaccel.graph.model",
+    "Trainer": "onnxaccel.runtime.trainer",
+    "convert": "onnxaccel.converters",
+    "evaluate": "onnxaccel.runtime.evaluator",
+    "gradient": "onnxaccel.graph.autodiff",
+    "optimizers": "onnxaccel.graph",
+}
+
+__all__ = [
+    "AccelError",
+    "Model",
+    "Trainer",
+    "UnsupportedOperator",
+    "convert",
+    "evaluate",
+    "gradient",
+    "optimizers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'onnxaccel' has no attribute {name!r}")
+    if name == "optimizers":
+        return importlib.import_module("onnxaccel.graph.optimizers")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,109 @@
+"""Source models of TensorFlow, PyTorch and Caffe into ONNX, each proven equal to its source."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxaccel
+from onnxaccel.converters.contract import Conversion, Options
+from onnxaccel.converters.detect import Detected, detect
+from onnxaccel.errors import ConversionError
+from onnxaccel.graph.model import OPSET, Model
+
+TOLERANCE = 1e-4
+"""Largest relative error between the source framework and the converted model, unless given."""
+
+
+def convert(
+    *source: Any,
+    trainable: bool = False,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    factory: str | None = None,
+    opset: int = OPSET,
+    tolerance: float = TOLERANCE,
+    verify: bool = True,
+    trust_pickle: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Model:
+    """Convert a model to ONNX and prove that it computes the same.
+
+    Args:
+        *source: Paths of the model's files (``"deploy.prototxt", "net.caffemodel"``), or one live model: a Keras
+            model, or a torch module followed by its example inputs.
+        trainable: Keep every parameter under its name, and BatchNormalization and Dropout as nodes.
+        inputs: Tensor names to cut the source graph at; inferred when empty.
+        outputs: Tensor names to end the source graph at; inferred when empty.
+        shapes: Shape by input name, -1 for a dynamic dimension.
+        factory: "module:callable" that builds the torch module a state dict belongs to.
+        opset: The ONNX opset to write.
+        tolerance: Largest relative error allowed, ``max|y - r| / max|r|`` per output.
+        verify: Whether to compare with the source framework.
+        trust_pickle: Allow files that run code when they are loaded.
+        progress: Called with one line per stage.
+
+    Returns:
+        The model, with ``metadata.max_relative_error`` filled in if it was compared.
+
+    Raises:
+        ConversionError: One of its subclasses, see `onnxaccel.errors`.
+        MissingDependency: The source framework is not installed.
+    """
+    if not source:
+        raise ConversionError("nothing to convert: give the path of a model, or a live model")
+    options = Options(
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        shapes={name: tuple(dims) for name, dims in (shapes or {}).items()},
+        factory=factory,
+        opset=opset,
+        trainable=trainable,
+        trust_pickle=trust_pickle,
+        progress=progress,
+    )
+    conversion = _convert_files(source, options) if _is_path(source[0]) else _convert_live(source, options)
+    try:
+        model = conversion.model
+        model.metadata.version = onnxaccel.__version__
+        model.check()
+        if verify:
+            from onnxaccel.converters.gate import verify as compare
+
+            progress(f"comparing with {conversion.reference_name}")
+            model.metadata.max_relative_error = compare(conversion, tolerance)
+        return model
+    finally:
+        conversion.close()
+
+
+def _is_path(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike))
+
+
+def _convert_files(source: Sequence[Any], options: Options) -> Conversion:
+    detected: Detected = detect([Path(s) for s in source])
+    options.progress(f"reading {detected.format} ({detected.framework})")
+    module = importlib.import_module(f"onnxaccel.converters.{detected.framework}")
+    conversion: Conversion = module.convert_files(detected, options)
+    return conversion
+
+
+def _convert_live(source: Sequence[Any], options: Options) -> Conversion:
+    model, *example = source
+    ancestors = {c.__module__.split(".")[0] for c in type(model).__mro__}
+    framework = next((f for f, names in _LIVE.items() if ancestors & names), None)
+    if framework is None:
+        raise ConversionError(
+            f"cannot convert a {type(model).__name__}; give a Keras model, a torch.nn.Module or a path"
+        )
+    module = importlib.import_module(f"onnxaccel.converters.{framework}")
+    conversion: Conversion = module.convert_live(model, tuple(example), options)
+    return conversion
+
+
+_LIVE = {"pytorch": {"torch"}, "tensorflow": {"keras", "tf_keras", "tensorflow"}}

@@ -1,0 +1,101 @@
+"""What a converter is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxaccel.graph.model import OPSET, Model
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked of a conversion.
+
+    Attributes:
+        inputs: Names of tensors of the source to make inputs; empty: inferred.
+        outputs: Names of tensors of the source to make outputs; empty: inferred.
+        shapes: Shape by input name; -1 is a dynamic dimension.
+        factory: "module:callable" that builds the module a state dict belongs to.
+        opset: The opset to write.
+        trainable: Keep every parameter under its name, BatchNormalization and Dropout as nodes.
+        trust_pickle: Allow unpickling, that is, running code from the file.
+        progress: Called with one line per stage.
+    """
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    factory: str | None = None
+    opset: int = OPSET
+    trainable: bool = False
+    trust_pickle: bool = False
+    progress: Callable[[str], None] = lambda line: None
+
+
+@dataclass
+class Conversion:
+    """A converted model, and its source framework ready to be compared with it.
+
+    Attributes:
+        model: The ONNX model, in inference form: Dropout and BatchNormalization, where kept, are nodes with
+            ``training_mode`` 0; ``metadata.framework``, ``format`` and ``trainable`` are filled in.
+        reference: Runs the source framework in inference mode: arrays by the ONNX model's input names in,
+            arrays by the ONNX model's output names out. None when there is nothing to run.
+        reference_name: What ``reference`` is, for messages ("PyTorch 2.13.0").
+        ranges: Half-open ranges [low, high) of integer inputs (an Embedding's number of rows), by name.
+        batch_sizes: Sizes of the dynamic batch dimension to compare at.
+        close: Releases what ``reference`` holds (a subprocess, a session).
+    """
+
+    model: Model
+    reference: Callable[[Arrays], Arrays] | None
+    reference_name: str
+    ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
+    batch_sizes: tuple[int, ...] = (2, 3)
+    close: Callable[[], None] = lambda: None
+
+
+def random_feed(
+    model: Model,
+    batch: int,
+    rng: np.random.Generator,
+    ranges: Mapping[str, tuple[int, int]],
+    scale: float = 1.0,
+) -> Arrays:
+    """Random inputs for ``model``: normal for floats, uniform over ``ranges`` (default [0, 2)) for integers.
+
+    Args:
+        model: The model to feed.
+        batch: Size of each first dimension that is dynamic; other dynamic dimensions get their own small sizes.
+        rng: The source of randomness.
+        ranges: Half-open ranges of integer inputs by name.
+        scale: Standard deviation of the floats.
+    """
+    feed: Arrays = {}
+    sizes: dict[str, int] = {}
+    for value in model.inputs:
+        dims = list(value.shape) if value.shape is not None else []
+        shape = []
+        for axis, dim in enumerate(dims):
+            if isinstance(dim, int):
+                shape.append(dim)
+            else:
+                symbol = str(dim.value) if dim.value is not None else f"{value.name}.{axis}"
+                shape.append(sizes.setdefault(symbol, batch if axis == 0 else 16 + 4 * len(sizes)))
+        assert value.name is not None and value.dtype is not None
+        dtype = value.dtype.numpy()
+        if np.issubdtype(dtype, np.bool_):
+            feed[value.name] = rng.integers(0, 2, shape).astype(np.bool_)
+        elif np.issubdtype(dtype, np.integer):
+            low, high = ranges.get(value.name, (0, 2))
+            feed[value.name] = rng.integers(low, high, shape).astype(dtype)
+        else:
+            feed[value.name] = (rng.standard_normal(shape) * scale).astype(dtype)
+    return feed

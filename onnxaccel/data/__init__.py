@@ -1,0 +1,1 @@
+"""Data sets: one reader per format, batches prepared in the background."""

@@ -1,0 +1,326 @@
+"""`Model`: one ONNX graph, how it is loaded, checked, annotated and saved."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError, Message
+from onnx_ir.passes import common as passes
+
+from onnxaccel.errors import ModelError, OutputError
+
+OPSET = 18
+"""The opset that models are written in; older ones are raised to it, newer ones are kept."""
+
+MAX_IR_VERSION = 10
+"""The newest IR version that every onnxruntime since 1.18 reads."""
+
+PROTO_LIMIT = 2**31 - 2**20
+"""Bytes of weights above which a file needs external data (protobuf stops at 2 GiB)."""
+
+_KEY = "onnxaccel"
+
+
+@dataclass
+class Preprocessing:
+    """How raw data becomes the model's input: ``(x - mean) * scale``, in the given layout.
+
+    Attributes:
+        mean: Subtracted, one value or one per channel, in the raw data's units. None: 0.
+        scale: Multiplied afterwards. None: 1/255 for uint8 images, 1 for all else.
+        layout: "NCHW" or "NHWC" for images; None: read off the model's input shape.
+        channels: "RGB" or "BGR".
+    """
+
+    mean: list[float] | None = None
+    scale: float | None = None
+    layout: str | None = None
+    channels: str = "RGB"
+
+
+@dataclass
+class Metadata:
+    """What onnxaccel knows of a model beyond its graph; stored in the file's ``metadata_props``.
+
+    Attributes:
+        framework: "tensorflow", "pytorch", "caffe", or None for an ONNX file from elsewhere.
+        format: The source's format, for instance "keras-h5", "torchscript", "caffemodel".
+        version: The version of onnxaccel that converted it.
+        max_relative_error: The parity gate's result; None when the model was not compared.
+        trainable: Names of the parameters that training may change, in order. None: not known, then
+            every float initializer that a gradient reaches counts (see `graph.training`).
+        frozen: Names of BatchNormalization and Dropout nodes that stay in inference mode in training.
+        running_variance: How BatchNormalization's running variance is updated from a batch of m values:
+            "unbiased" (factor m/(m-1): PyTorch, Caffe) or "population" (ONNX's definition, Keras 3).
+        preprocessing: How raw data becomes the input.
+    """
+
+    framework: str | None = None
+    format: str | None = None
+    version: str | None = None
+    max_relative_error: float | None = None
+    trainable: list[str] | None = None
+    frozen: list[str] = field(default_factory=list)
+    running_variance: str = "population"
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+    @classmethod
+    def from_props(cls, props: dict[str, str]) -> Metadata:
+        """Read the metadata of a file; unknown keys are ignored, damaged ones raise `ModelError`."""
+        text = props.get(_KEY)
+        if text is None:
+            return cls()
+        try:
+            values = {k: v for k, v in json.loads(text).items() if k in cls.__dataclass_fields__}
+            values["preprocessing"] = Preprocessing(**values.get("preprocessing", {}))
+            return cls(**values)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"the model's onnxaccel metadata is damaged ({error}); convert it again"
+            ) from None
+
+
+class Model:
+    """One ONNX graph with its weights.
+
+    Args:
+        graph_model: The `onnx_ir.Model` to wrap. It is owned by this object from then on.
+
+    Attributes:
+        ir: The `onnx_ir.Model`.
+        metadata: What onnxaccel knows of it, see `Metadata`.
+    """
+
+    def __init__(self, graph_model: ir.Model) -> None:
+        self.ir = graph_model
+        self.metadata = Metadata.from_props(graph_model.metadata_props)
+
+    # -- in and out ---------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Model:
+        """Load an ONNX file, with its external data, raised to opset 18.
+
+        Raises:
+            ModelError: The file is missing, damaged, of a version that cannot be converted, or its external
+                data lies outside its folder.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file; give the path of an .onnx model")
+        try:
+            proto = onnx.load(path, load_external_data=False)
+            if not proto.graph.node and not proto.graph.output:
+                raise ModelError(f"{path}: not an ONNX model (no graph in it)")
+            _check_external_data(proto, path)
+            if _opset(proto) < OPSET:  # the version converter needs the weights in the message
+                onnx.load_external_data_for_model(proto, str(path.parent))
+            return cls.from_proto(proto, base_dir=path.parent)
+        except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
+            raise ModelError(f"{path}: not a readable ONNX model ({_first_line(error)})") from None
+
+    @classmethod
+    def from_proto(cls, proto: onnx.ModelProto, base_dir: str | os.PathLike[str] = "") -> Model:
+        """Wrap a ModelProto; an opset below 18 is raised to 18.
+
+        Args:
+            proto: The model. It is not changed.
+            base_dir: The folder that its external data is relative to.
+
+        Raises:
+            ModelError: The proto is no valid model, or its opset cannot be raised.
+        """
+        if _opset(proto) < OPSET:
+            try:
+                proto = onnx.version_converter.convert_version(proto, OPSET)
+            except Exception as error:
+                raise ModelError(
+                    f"opset {_opset(proto)} cannot be raised to {OPSET} ({_first_line(error)}); "
+                    f"export the model again with opset {OPSET}"
+                ) from None
+        try:
+            model = ir.from_proto(proto)
+        except Exception as error:
+            raise ModelError(f"not a valid ONNX model ({_first_line(error)})") from None
+        ir.external_data.set_base_dir(model.graph, base_dir)
+        model.ir_version = min(model.ir_version, MAX_IR_VERSION)
+        return cls(model)
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The model as a ModelProto, metadata included; weights over 2 GB do not fit and raise `ModelError`."""
+        self._write_metadata()
+        if self.nbytes > PROTO_LIMIT:
+            raise ModelError("the weights are over 2 GB and fit no ModelProto; save() the model instead")
+        inline = ir.external_data.load_to_model(self.ir)
+        return ir.to_proto(inline)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model to ``path``; above 2 GB the weights go to ``path`` + ".data" beside it.
+
+        The files appear at their names only when they are whole.
+
+        Raises:
+            OutputError: The path cannot be written.
+        """
+        path = Path(path)
+        self._write_metadata()
+        try:
+            with atomic_folder(path.parent) as folder:
+                scratch = folder / path.name
+                if self.nbytes > PROTO_LIMIT:
+                    ir.save(self.ir, scratch, external_data=path.name + ".data")
+                else:
+                    scratch.write_bytes(self.to_proto().SerializeToString())
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+        return path
+
+    def copy(self) -> Model:
+        """A deep copy of the graph; weights are shared, since tensors are never changed in place."""
+        self._write_metadata()
+        duplicate = Model(self.ir.clone())
+        duplicate.metadata = copy.deepcopy(self.metadata)
+        return duplicate
+
+    def check(self) -> None:
+        """Raise `ModelError` unless the graph is valid ONNX (operator schemas, types, order)."""
+        if self.nbytes > PROTO_LIMIT:  # the checker wants a file then
+            with tempfile.TemporaryDirectory() as folder:
+                self._checked(str(self.save(Path(folder) / "model.onnx")))
+        else:
+            self._checked(self.to_proto())
+
+    @staticmethod
+    def _checked(subject: str | Message) -> None:
+        try:
+            onnx.checker.check_model(subject, full_check=True)
+        except Exception as error:
+            raise ModelError(f"the graph is not valid ONNX ({_first_line(error)})") from None
+
+    # -- what is in it ------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> ir.Graph:
+        """The graph, as onnx_ir values and nodes."""
+        return self.ir.graph
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return self.ir.opset_imports[""]
+
+    @property
+    def inputs(self) -> list[ir.Value]:
+        """Graph inputs, those with a default value (initializers) left out."""
+        return [v for v in self.graph.inputs if v.name not in self.graph.initializers]
+
+    @property
+    def outputs(self) -> list[ir.Value]:
+        """Graph outputs."""
+        return list(self.graph.outputs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all initializers."""
+        return sum(
+            v.const_value.nbytes for v in self.graph.initializers.values() if v.const_value is not None
+        )
+
+    def input_names(self) -> list[str]:
+        """Names of the inputs to feed."""
+        return [name_of(v) for v in self.inputs]
+
+    def output_names(self) -> list[str]:
+        """Names of the outputs."""
+        return [name_of(v) for v in self.outputs]
+
+    def weights(self, names: list[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
+        """Initializers as numpy arrays (read-only views where possible), all of them or those in ``names``."""
+        values = self.graph.initializers
+        return {name: tensor_of(values[name]) for name in (names if names is not None else values)}
+
+    def set_weights(self, weights: dict[str, np.ndarray[Any, Any]]) -> None:
+        """Replace initializers; a name that is not there, or another shape, raises `ModelError`."""
+        for name, array in weights.items():
+            value = self.graph.initializers.get(name)
+            if value is None:
+                raise ModelError(f"the model has no parameter {name!r}")
+            if tuple(array.shape) != tensor_of(value).shape:
+                raise ModelError(
+                    f"parameter {name!r} has shape {list(tensor_of(value).shape)}, the weights have {list(array.shape)}"
+                )
+            value.const_value = ir.tensor(np.ascontiguousarray(array, tensor_of(value).dtype), name=name)
+
+    def infer_shapes(self) -> None:
+        """Fill in types and shapes of all values by ONNX's own inference (dimensions stay symbolic)."""
+        passes.ShapeInferencePass(strict_mode=False, data_prop=True)(self.ir)
+
+    def _write_metadata(self) -> None:
+        self.ir.metadata_props[_KEY] = json.dumps(asdict(self.metadata), sort_keys=True)
+
+
+def name_of(value: ir.Value) -> str:
+    """The name of a value that must have one."""
+    if value.name is None:
+        raise ModelError("the graph has a value without a name")
+    return value.name
+
+
+def tensor_of(value: ir.Value) -> np.ndarray[Any, Any]:
+    """The data of an initializer or of another constant value."""
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is None:
+        raise ModelError(f"{value.name!r} is not a constant of the graph")
+    return tensor.numpy()
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A scratch folder inside ``target``; the files left in it move to ``target`` when the block ends well.
+
+    Each file is flushed to disk before it takes its final name, the last-named (alphabetically first) one
+    last, so that a model never refers to data that is not there.
+    """
+    if not target.is_dir():
+        raise OSError(None, f"the folder {target} does not exist")
+    with tempfile.TemporaryDirectory(prefix=".onnxaccel-", dir=target) as scratch:
+        yield Path(scratch)
+        for file in sorted(Path(scratch).iterdir(), reverse=True):
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(file, target / file.name)
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    versions = [o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")]
+    return max(versions, default=OPSET)
+
+
+def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    folder = path.parent.resolve()
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        if not onnx.external_data_helper.uses_external_data(tensor):
+            continue
+        location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+        target = folder / location
+        if target.is_symlink() or not target.resolve().is_relative_to(folder):
+            raise ModelError(
+                f"{path}: tensor {tensor.name!r} points outside the model's folder ({location!r})"
+            )
+        if not target.is_file():
+            raise ModelError(f"{path}: its external data {location!r} is missing; keep both files together")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

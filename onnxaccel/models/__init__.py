@@ -1,0 +1,1 @@
+"""The reference models, each defined in TensorFlow, PyTorch and Caffe."""

@@ -1,0 +1,1 @@
+"""Running graphs on onnxruntime: providers, sessions, the trainer, the evaluator."""
