@@ -1,0 +1,186 @@
+"""`Builder`: writes nodes into a graph, one call per operator: ``op.Mul(x, y)``, ``op.Concat(a, b, axis=1)``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxaccel.graph.model import name_of, tensor_of
+
+Operand = ir.Value | float | int | Sequence[int] | np.ndarray[Any, Any] | None
+"""An input of a node: a value, None for an absent one, or a number or array that becomes an initializer."""
+
+_INT64 = frozenset({"Shape", "Size", "NonZero", "ArgMax", "ArgMin"})
+_BOOL = frozenset(
+    {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor", "IsNaN", "IsInf"}
+)
+_TYPED_BY = {"Where": 1, "CastLike": 1, "OneHot": 2}
+"""Operators whose result has the type of another input than the first."""
+
+
+class Emit(Protocol):
+    """Writes one operator: inputs by position, attributes by keyword; gives its first or its only output."""
+
+    def __call__(self, *inputs: Operand, **attributes: Any) -> ir.Value: ...
+
+
+class Builder:
+    """Appends nodes to a graph.
+
+    ``op.X(...)`` appends a node of operator X of the default domain and returns its output. Numbers and arrays
+    among the inputs become initializers: floats of the type of the first value among the inputs, integers int64.
+
+    Args:
+        graph: The graph to extend.
+        prefix: First part of the names of new nodes and values.
+    """
+
+    def __init__(self, graph: ir.Graph, prefix: str = "grad") -> None:
+        self.graph = graph
+        self.prefix = prefix
+        self._count = 0
+        self._taken = {v.name for v in graph.inputs} | set(graph.initializers)
+        for node in graph:
+            self._taken.update(output.name for output in node.outputs)
+
+    def __getattr__(self, op_type: str) -> Emit:
+        if not op_type[:1].isupper():
+            raise AttributeError(op_type)
+        return lambda *inputs, **attributes: self.node(op_type, inputs, **attributes)[0]
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[Operand],
+        *,
+        outputs: int = 1,
+        domain: str = "",
+        **attributes: Any,
+    ) -> Sequence[ir.Value]:
+        """Append a node and return all its outputs.
+
+        Args:
+            op_type: The operator.
+            inputs: Its inputs.
+            outputs: How many outputs it has.
+            domain: The operator's domain.
+            **attributes: Its attributes; None leaves one out.
+        """
+        like = next((v.dtype for v in inputs if isinstance(v, ir.Value) and v.dtype is not None), None)
+        values = [v if v is None or isinstance(v, ir.Value) else self.constant(v, like) for v in inputs]
+        while values and values[-1] is None:
+            values.pop()
+        given = {key: value for key, value in attributes.items() if value is not None}
+        node = ir.node(op_type, values, given, domain=domain, num_outputs=outputs)
+        node.name = self.fresh(op_type)
+        dtype = self._result_type(op_type, values, given)
+        for index, output in enumerate(node.outputs):
+            output.name = node.name if index == 0 else f"{node.name}.{index}"
+            if dtype is not None:
+                output.type = ir.TensorType(dtype)
+        self.graph.append(node)
+        return node.outputs
+
+    def constant(self, data: Any, dtype: ir.DataType | None = None) -> ir.Value:
+        """An initializer holding ``data``; equal ones are shared.
+
+        Args:
+            data: A number, a list of numbers or an array. Python floats take ``dtype``, all else keeps its own
+                type (int64 for Python integers).
+            dtype: Type of Python floats; float32 when None.
+        """
+        array = np.asarray(data)
+        if not isinstance(data, np.ndarray) and array.dtype.kind == "f":
+            array = array.astype((dtype or ir.DataType.FLOAT).numpy())
+        elif not isinstance(data, np.ndarray) and array.dtype.kind != "b":
+            array = array.astype(np.int64)
+        digest = hashlib.sha1(array.tobytes()).hexdigest()[:12]
+        shape = "x".join(map(str, array.shape)) or "scalar"
+        name = f"const/{array.dtype.name}/{shape}/{digest}"
+        if name not in self.graph.initializers:
+            value = ir.val(name, const_value=ir.tensor(array, name=name))
+            self.graph.register_initializer(value)
+        return self.graph.initializers[name]
+
+    def fresh(self, stem: str) -> str:
+        """A name that no value of the graph has."""
+        while True:
+            self._count += 1
+            name = f"{self.prefix}/{stem}_{self._count}"
+            if name not in self._taken:
+                return name
+
+    def reshape_like(self, x: ir.Value, like: ir.Value) -> ir.Value:
+        """``x`` in the shape of ``like``, which has as many elements."""
+        dims = dims_of(like)
+        if dims is not None and sum(not isinstance(d, int) for d in dims) <= 1 and 0 not in dims:
+            return self.Reshape(x, [d if isinstance(d, int) else -1 for d in dims])
+        return self.Reshape(x, self.Shape(like))
+
+    def expand_like(self, x: ir.Value, like: ir.Value) -> ir.Value:
+        """``x`` broadcast to the shape of ``like``."""
+        return self.Expand(x, self.shape_of(like))
+
+    def shape_of(self, x: ir.Value) -> ir.Value:
+        """The shape of ``x`` as an int64 vector; a constant where it is static."""
+        dims = dims_of(x)
+        if dims is not None and all(isinstance(d, int) for d in dims):
+            return self.constant([int(d) for d in dims if isinstance(d, int)])
+        return self.Shape(x)
+
+    def zeros_like(self, x: ir.Value) -> ir.Value:
+        """Zeros of the shape and type of ``x``."""
+        dtype = x.dtype or ir.DataType.FLOAT
+        zeros = self.ConstantOfShape(self.shape_of(x), value=ir.tensor(np.zeros(1, dtype.numpy())))
+        zeros.type = ir.TensorType(dtype)
+        return zeros
+
+    def _result_type(
+        self, op_type: str, inputs: Sequence[ir.Value | None], attributes: dict[str, Any]
+    ) -> ir.DataType | None:
+        if op_type in _INT64:
+            return ir.DataType.INT64
+        if op_type in _BOOL:
+            return ir.DataType.BOOL
+        if op_type == "Cast":
+            return ir.DataType(attributes["to"])
+        source = inputs[_TYPED_BY.get(op_type, 0)] if inputs else None
+        return source.dtype if source is not None else None
+
+
+Dim = int | str | None
+"""A dimension: its size, the name of a symbolic one, or None when nothing is known."""
+
+
+def dims_of(x: ir.Value) -> list[Dim] | None:
+    """The dimensions of a value, or None when even the rank is unknown."""
+    if x.shape is None:
+        return None
+    return [dim if isinstance(dim, int) else dim.value for dim in x.shape]
+
+
+def constant_of(x: ir.Value | None) -> np.ndarray[Any, Any] | None:
+    """The data of a value that is an initializer or a Constant node, None for all others."""
+    if x is None or ir.convenience.get_const_tensor(x) is None:
+        return None
+    return tensor_of(x)
+
+
+def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    """An attribute's value, or ``default`` when the node does not carry it."""
+    found = node.attributes.get(name)
+    return default if found is None else found.value
+
+
+def operator_of(node: ir.Node) -> str:
+    """The operator's name, with its domain unless that is the default one."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def describe(node: ir.Node) -> str:
+    """A node for messages: operator and name."""
+    return f"{operator_of(node)} node {node.name or name_of(node.outputs[0])!r}"

@@ -1,0 +1,106 @@
+"""One plain form of a graph, so that the gradient rules need no branches for ONNX's many spellings.
+
+After `normalize`: functions are inlined, Constant nodes are initializers, no initializer is also an input, nodes
+stand in topological order, auto_pad is written out, BatchNormalizations share no running statistics, and every value
+that ONNX can infer has its type and shape.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxaccel.errors import ModelError, UnsupportedOperator
+from onnxaccel.graph.builder import attribute, constant_of, describe, dims_of
+from onnxaccel.graph.model import Model, tensor_of
+
+_WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
+
+
+def normalize(model: Model) -> None:
+    """Bring ``model`` into the plain form, in place.
+
+    Raises:
+        ModelError: The graph has a cycle, or is otherwise not valid.
+        UnsupportedOperator: An auto_pad cannot be written out, since a size is not known.
+    """
+    try:
+        ir.passes.Sequential(
+            passes.InlinePass(),
+            passes.RemoveInitializersFromInputsPass(),
+            passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            passes.TopologicalSortPass(),
+            passes.RemoveUnusedNodesPass(),
+            passes.NameFixPass(),
+        )(model.ir)
+    except Exception as error:
+        raise ModelError(f"the graph is not valid ONNX ({error})") from None
+    model.infer_shapes()
+    for node in model.graph:
+        if node.op_type in _WINDOWED:
+            _explicit_pads(node)
+        elif node.op_type == "BatchNormalization":
+            for index, role in ((3, "running_mean"), (4, "running_var")):
+                _own_statistics(model, node, index, role)
+
+
+def _own_statistics(model: Model, node: ir.Node, index: int, role: str) -> None:
+    """Give a BatchNormalization running statistics of its own.
+
+    Exporters merge initializers of equal value, so that a fresh layer's running mean is its bias; each must go its
+    own way in training.
+    """
+    value = node.inputs[index]
+    source = value
+    while (
+        source is not None and (producer := source.producer()) is not None and producer.op_type == "Identity"
+    ):
+        source = producer.inputs[0]
+    if source is None or not source.is_initializer() or (source is value and len(source.uses()) == 1):
+        return
+    name = f"{node.name}.{role}"
+    own = ir.val(name, const_value=ir.tensor(tensor_of(source), name=name))
+    model.graph.register_initializer(own)
+    node.replace_input_with(index, own)
+
+
+def _explicit_pads(node: ir.Node) -> None:
+    """Replace auto_pad by pads: SAME_* pad such that ``out = ceil(n / stride)`` (ONNX: Conv, AveragePool)."""
+    mode = attribute(node, "auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        return
+    node.attributes.pop("auto_pad", None)
+    if mode == "VALID":
+        node.attributes.pop("pads", None)
+        return
+    if node.op_type == "ConvTranspose":
+        raise UnsupportedOperator(f"{describe(node)}: auto_pad {mode} is not supported; write its pads out")
+    x, weight = node.inputs[0], node.inputs[1] if node.op_type == "Conv" else None
+    dims = dims_of(x) if x is not None else None
+    kernel = attribute(node, "kernel_shape")
+    if kernel is None and weight is not None:
+        data = constant_of(weight)
+        kernel = (
+            data.shape[2:]
+            if data is not None
+            else [d for d in (dims_of(weight) or [])[2:] if isinstance(d, int)]
+        )
+    rank = len(kernel)
+    strides = attribute(node, "strides", [1] * rank)
+    dilations = attribute(node, "dilations", [1] * rank)
+    before, after = [], []
+    for axis in range(rank):
+        extent = dilations[axis] * (kernel[axis] - 1) + 1
+        size = dims[2 + axis] if dims is not None else None
+        if strides[axis] == 1:
+            total = extent - 1
+        elif isinstance(size, int):
+            total = max((-(-size // strides[axis]) - 1) * strides[axis] + extent - size, 0)
+        else:
+            raise UnsupportedOperator(
+                f"{describe(node)}: auto_pad {mode} with stride {strides[axis]} needs a fixed size of axis {2 + axis}"
+            )
+        small, large = total // 2, total - total // 2
+        before.append(small if mode == "SAME_UPPER" else large)
+        after.append(large if mode == "SAME_UPPER" else small)
+    node.attributes["pads"] = ir.AttrInt64s("pads", before + after)

@@ -1,0 +1,151 @@
+"""One training step as one graph: forward, loss, backward and optimizer, in standard operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxaccel.errors import ModelError
+from onnxaccel.graph.autodiff import backward, prune
+from onnxaccel.graph.builder import Builder
+from onnxaccel.graph.losses import CLASS_LABELS, correct, loss, target_of
+from onnxaccel.graph.model import Model, name_of, tensor_of
+from onnxaccel.graph.normalize import normalize
+from onnxaccel.graph.optimizers import Optimizer
+from onnxaccel.graph.parameters import trainable
+from onnxaccel.graph.training_form import to_training_form
+
+LEARNING_RATE = "learning_rate"
+TARGET = "target"
+LOSS = "loss"
+CORRECT = "correct"
+STEP = "optimizer/step"
+
+
+@dataclass
+class TrainingStep:
+    """A graph that computes one step of training.
+
+    Attributes:
+        model: The graph. Inputs: the model's inputs, "target", "learning_rate" (a float scalar) and everything
+            carried. Outputs: "loss", "correct" where asked for, and the new value of everything carried.
+        inputs: Names of the model's own inputs.
+        carried: For each tensor that outlives a step (parameters, running statistics, optimizer state) the name of
+            the output that holds its next value, by the name of its input.
+        initial: The values to start from, by input name.
+        parameters: Names of the trained parameters.
+        classes: The number of classes that labels must be below, or None.
+    """
+
+    model: Model
+    inputs: list[str]
+    carried: dict[str, str]
+    initial: dict[str, npt.NDArray[Any]]
+    parameters: list[str]
+    classes: int | None
+
+
+def training_step(
+    model: Model, loss_name: str, optimizer: Optimizer, *, metrics: bool = False, seed: int = 0
+) -> TrainingStep:
+    """Build the training step of a model.
+
+    Args:
+        model: The model in inference form; not changed. Its first output is what the loss is taken of.
+        loss_name: A name of `onnxaccel.graph.losses.loss`.
+        optimizer: The optimizer's settings.
+        metrics: Also count the right predictions (losses over class labels only).
+        seed: Seed of Dropout's masks.
+
+    Raises:
+        UnsupportedOperator: An operator between the loss and a parameter has no gradient rule.
+        ModelError: The model has nothing to train, or its output does not fit the loss.
+    """
+    inputs = model.input_names()
+    model = model.copy()
+    normalize(model)
+    graph = model.graph
+    prediction = model.outputs[0]
+    target = target_of(loss_name, prediction)
+    op = Builder(graph, prefix="step")
+    statistics = to_training_form(model, op, seed)
+    write = loss.get(loss_name)
+    assert write is not None  # target_of has checked the name
+    result = write(op, prediction, target)
+    parameters = [p for p in trainable(model)]
+    gradients = backward(op, {result.at: result.gradient}, parameters)
+    parameters = [p for p in parameters if p in gradients]
+    if not parameters:
+        raise ModelError("no trainable parameter influences the loss; convert the model with --trainable")
+
+    width = result.scores.shape[1] if loss_name in CLASS_LABELS and result.scores.shape is not None else None
+    rate = ir.val(LEARNING_RATE, ir.DataType.FLOAT, ir.Shape([]))
+    carried: list[_Carried] = []
+    for running in statistics:
+        carried.append(_Carried(running.mean, running.new_mean, tensor_of(running.mean)))
+        carried.append(_Carried(running.var, running.new_var, tensor_of(running.var)))
+    number = None
+    if optimizer.counts_steps:
+        counter = ir.val(STEP, ir.DataType.FLOAT, ir.Shape([]))
+        number = op.Add(counter, 1.0)
+        carried.append(_Carried(counter, number, np.zeros((), np.float32)))
+    for parameter in parameters:
+        slots = [
+            ir.val(f"{parameter.name}/{slot}", parameter.dtype, parameter.shape) for slot in optimizer.slots
+        ]
+        new, new_slots = optimizer.update(op, parameter, gradients[parameter], slots, rate, number)
+        start = tensor_of(parameter)
+        carried.append(_Carried(parameter, new, start))
+        carried += [
+            _Carried(old, new, np.zeros_like(start)) for old, new in zip(slots, new_slots, strict=True)
+        ]
+
+    outputs = {LOSS: result.value}
+    if metrics and loss_name in CLASS_LABELS:
+        outputs[CORRECT] = correct(op, result.scores, target)
+    outputs |= {f"{entry.old.name}/next": entry.new for entry in carried}
+    _set_interface(model, [*model.inputs, target, rate], [entry.old for entry in carried], outputs)
+    prune(model)
+    return TrainingStep(
+        model,
+        inputs,
+        carried={name_of(entry.old): f"{entry.old.name}/next" for entry in carried},
+        initial={name_of(entry.old): entry.start for entry in carried},
+        parameters=[name_of(p) for p in parameters],
+        classes=width if isinstance(width, int) else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """A tensor that outlives a step: its value before and after one, and at the start of training."""
+
+    old: ir.Value
+    new: ir.Value
+    start: npt.NDArray[Any]
+
+
+def _set_interface(
+    model: Model, inputs: list[ir.Value], carried: list[ir.Value], outputs: dict[str, ir.Value]
+) -> None:
+    """Make what is carried inputs instead of initializers, and set the outputs, in order."""
+    graph = model.graph
+    for value in carried:
+        graph.initializers.pop(name_of(value), None)
+        value.const_value = None
+    graph.inputs.clear()
+    graph.inputs.extend([*inputs, *carried])
+    graph.outputs.clear()
+    op = Builder(graph, prefix="out")
+    for name, value in outputs.items():
+        free = value.producer() is not None and not value.is_graph_output()
+        result = value if free else op.Identity(value)
+        result.name = name
+        graph.outputs.append(result)
+    for value in carried:
+        output = outputs[f"{value.name}/next"]
+        output.type, output.shape = value.type, value.shape
