@@ -1,8 +1,8 @@
 """Reverse-mode differentiation of ONNX graphs into standard ONNX operators.
 
-`backward` walks a graph against its data flow. Each node's rule (see `onnxaccel.graph.rules`) writes the nodes of
-its vector-Jacobian product, gradients of values with several readers are summed, and what no one asked for is
-never kept: rules write the gradients of all inputs, and unused nodes are removed at the end.
+`backward` walks a graph against its data flow. Each node's rule (see `onnxaccel.graph.rules`) writes the
+nodes of its vector-Jacobian product, gradients of values with several readers are summed, and what no one
+asked for is never kept: rules write the gradients of all inputs, and unused nodes are removed at the end.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from onnxaccel.graph.normalize import normalize
 from onnxaccel.graph.rules import gradient as rules
 
 CONSTANT = frozenset(
-    """Shape Size ArgMax ArgMin Equal Greater GreaterOrEqual Less LessOrEqual Not And Or Xor IsNaN IsInf NonZero
-    Sign Floor Ceil Round OneHot Range ConstantOfShape RandomNormal RandomNormalLike RandomUniform
+    """Shape Size ArgMax ArgMin Equal Greater GreaterOrEqual Less LessOrEqual Not And Or Xor IsNaN IsInf
+    NonZero Sign Floor Ceil Round OneHot Range ConstantOfShape RandomNormal RandomNormalLike RandomUniform
     RandomUniformLike Bernoulli Multinomial EyeLike NonMaxSuppression QuantizeLinear DynamicQuantizeLinear
     Unique Hardmax BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot StringNormalizer Constant
     HannWindow HammingWindow BlackmanWindow""".split()
@@ -123,12 +123,13 @@ def gradient(
 
     Args:
         model: A path, a ModelProto or a `Model`. It is not changed.
-        wrt: "inputs" (the float ones), "parameters" (the trainable ones), or names of inputs and initializers.
+        wrt: "inputs" (the float ones), "parameters" (the trainable ones), or names of inputs and
+            initializers.
 
     Returns:
         A model with the original inputs plus, for each float output, one seed ``<output>_grad`` of its shape;
-        and with the original outputs plus ``<name>_grad`` for each name of ``wrt``: the vector-Jacobian product
-        ``sum over outputs of seed * d output / d name``. Zeros where no output depends on a name.
+        and with the original outputs plus ``<name>_grad`` for each name of ``wrt``: the vector-Jacobian
+        product ``sum over outputs of seed * d output / d name``. Zeros where no output depends on a name.
 
     Raises:
         UnsupportedOperator: A node on the way has no gradient rule.

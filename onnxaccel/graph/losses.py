@@ -1,7 +1,7 @@
 """Losses: the value over a batch and, with it, the gradient at the model's output.
 
-A loss is where differentiation starts, so each writes its own first cotangent: one subtraction for cross entropy,
-where the chain rule through softmax, logarithm and mean would write ten nodes.
+A loss is where differentiation starts, so each writes its own first cotangent: one subtraction for cross
+entropy, where the chain rule through softmax, logarithm and mean would write ten nodes.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def target_of(name: str, prediction: ir.Value) -> ir.Value:
 def cross_entropy(op: Builder, prediction: ir.Value, target: ir.Value) -> Loss:
     """-mean log softmax(z)[target]; dz = (softmax(z) - onehot(target)) / N.
 
-    The logits z are the prediction, or what a final Softmax or LogSoftmax was computed from: the normalisation is
-    applied exactly once. ``target`` is int64 [N].
+    The logits z are the prediction, or what a final Softmax or LogSoftmax was computed from: the
+    normalisation is applied exactly once. ``target`` is int64 [N].
     """
     logits = _flat(op, _before(prediction, {"Softmax", "LogSoftmax"}))
     classes = (dims_of(logits) or [None])[-1]

@@ -1,8 +1,8 @@
 """One plain form of a graph, so that the gradient rules need no branches for ONNX's many spellings.
 
-After `normalize`: functions are inlined, Constant nodes are initializers, no initializer is also an input, nodes
-stand in topological order, auto_pad is written out, BatchNormalizations share no running statistics, and every value
-that ONNX can infer has its type and shape.
+After `normalize`: functions are inlined, Constant nodes are initializers, no initializer is also an input,
+nodes stand in topological order, auto_pad is written out, BatchNormalizations share no running statistics,
+and every value that ONNX can infer has its type and shape.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def normalize(model: Model) -> None:
 def _own_statistics(model: Model, node: ir.Node, index: int, role: str) -> None:
     """Give a BatchNormalization running statistics of its own.
 
-    Exporters merge initializers of equal value, so that a fresh layer's running mean is its bias; each must go its
-    own way in training.
+    Exporters merge initializers of equal value, so that a fresh layer's running mean is its bias; each must
+    go its own way in training.
     """
     value = node.inputs[index]
     source = value

@@ -1,7 +1,7 @@
 """Optimizers with torch's formulas, each written into the training graph.
 
-An optimizer holds its settings; `Optimizer.update` writes one parameter's update. The learning rate is an input of
-the training graph (a schedule changes it), the state is carried from step to step.
+An optimizer holds its settings; `Optimizer.update` writes one parameter's update. The learning rate is an
+input of the training graph (a schedule changes it), the state is carried from step to step.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Optimizer:
 class SGD(Optimizer):
     """Stochastic gradient descent, as torch.optim.SGD (dampening 0).
 
-    ``g += weight_decay p``; ``v = momentum v + g``; ``p -= lr v``, or with nesterov ``p -= lr (g + momentum v)``.
+    ``g += weight_decay p``; ``v = momentum v + g``; ``p -= lr v``, or with nesterov ``p -= lr (g + momentum
+    v)``.
     """
 
     momentum: float = 0.0

@@ -33,11 +33,11 @@ _THROUGH = frozenset({"Transpose", "Reshape", "Identity", "Cast", "Unsqueeze", "
 def trainable(model: Model) -> list[ir.Value]:
     """The parameters that training may change, in a fixed order.
 
-    They are the names of ``metadata.trainable`` where the converter recorded them. In any other ONNX file they are
-    the float initializers with at least two elements that reach a weight input of a layer, directly or through
-    Transpose, Reshape, Squeeze, Unsqueeze, Flatten, Identity or Cast: weight and bias of convolutions, Gemm, MatMul
-    and recurrent layers, scale and bias of normalisations (never their running statistics), slopes of PRelu,
-    tables of Gather, and vectors added or multiplied.
+    They are the names of ``metadata.trainable`` where the converter recorded them. In any other ONNX file
+    they are the float initializers with at least two elements that reach a weight input of a layer, directly
+    or through Transpose, Reshape, Squeeze, Unsqueeze, Flatten, Identity or Cast: weight and bias of
+    convolutions, Gemm, MatMul and recurrent layers, scale and bias of normalisations (never their running
+    statistics), slopes of PRelu, tables of Gather, and vectors added or multiplied.
 
     Raises:
         ModelError: A recorded name is not in the graph.

@@ -17,7 +17,7 @@ from onnxaccel.graph.model import Model, name_of, tensor_of
 from onnxaccel.graph.normalize import normalize
 from onnxaccel.graph.optimizers import Optimizer
 from onnxaccel.graph.parameters import trainable
-from onnxaccel.graph.training_form import to_training_form
+from onnxaccel.graph.training_form import pool_before_relu, to_training_form
 
 LEARNING_RATE = "learning_rate"
 TARGET = "target"
@@ -31,11 +31,12 @@ class TrainingStep:
     """A graph that computes one step of training.
 
     Attributes:
-        model: The graph. Inputs: the model's inputs, "target", "learning_rate" (a float scalar) and everything
-            carried. Outputs: "loss", "correct" where asked for, and the new value of everything carried.
+        model: The graph. Inputs: the model's inputs, "target", "learning_rate" (a float scalar) and
+            everything carried. Outputs: "loss", "correct" where asked for, and the new value of everything
+            carried.
         inputs: Names of the model's own inputs.
-        carried: For each tensor that outlives a step (parameters, running statistics, optimizer state) the name of
-            the output that holds its next value, by the name of its input.
+        carried: For each tensor that outlives a step (parameters, running statistics, optimizer state) the
+            name of the output that holds its next value, by the name of its input.
         initial: The values to start from, by input name.
         parameters: Names of the trained parameters.
         classes: The number of classes that labels must be below, or None.
@@ -72,6 +73,7 @@ def training_step(
     prediction = model.outputs[0]
     target = target_of(loss_name, prediction)
     op = Builder(graph, prefix="step")
+    pool_before_relu(model)
     statistics = to_training_form(model, op, seed)
     write = loss.get(loss_name)
     assert write is not None  # target_of has checked the name

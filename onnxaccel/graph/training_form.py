@@ -1,7 +1,7 @@
 """Inference form and training form of a graph: what BatchNormalization and Dropout do.
 
-Models are stored in inference form: Dropout passes its input on, BatchNormalization uses its running statistics.
-`to_training_form` switches them over.
+Models are stored in inference form: Dropout passes its input on, BatchNormalization uses its running
+statistics. `to_training_form` switches them over.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class RunningStatistics:
 def to_training_form(model: Model, op: Builder, seed: int = 0) -> list[RunningStatistics]:
     """Switch Dropout and BatchNormalization to training, except the nodes named in ``metadata.frozen``.
 
-    Dropout gets its mask from a generator seeded with ``seed`` and the node's position. BatchNormalization gets
-    momentum 0, so that its two extra outputs are the batch's own mean and (population) variance; the running
-    statistics are then ``momentum * running + (1 - momentum) * batch``, the variance with the factor m / (m - 1)
-    over the m values of the batch where ``metadata.running_variance`` is "unbiased".
+    Dropout gets its mask from a generator seeded with ``seed`` and the node's position. BatchNormalization
+    gets momentum 0, so that its two extra outputs are the batch's own mean and (population) variance; the
+    running statistics are then ``momentum * running + (1 - momentum) * batch``, the variance with the factor
+    m / (m - 1) over the m values of the batch where ``metadata.running_variance`` is "unbiased".
 
     Args:
         model: A normalised model; changed in place.
@@ -59,6 +59,27 @@ def to_training_form(model: Model, op: Builder, seed: int = 0) -> list[RunningSt
             unbiased = model.metadata.running_variance == "unbiased"
             statistics.append(_batch_norm_to_training(op, node, unbiased))
     return statistics
+
+
+def pool_before_relu(model: Model) -> None:
+    """Swap each Relu with the MaxPool that alone reads it: the same values, on a fraction of the elements.
+
+    max and relu are both monotone, so they commute; the gradient is the same as well, for where a window's maximum
+    is not positive, relu lets nothing through.
+    """
+    for pool in list(model.graph):
+        relu = pool.inputs[0].producer() if pool.op_type == "MaxPool" and pool.inputs[0] is not None else None
+        if relu is None or relu.op_type != "Relu" or len(pool.outputs) > 1:
+            continue
+        between, pooled = relu.outputs[0], pool.outputs[0]
+        if len(between.uses()) > 1 or between.is_graph_output() or pooled.is_graph_output():
+            continue
+        pool.replace_input_with(0, relu.inputs[0])
+        ir.convenience.replace_all_uses_with(pooled, between)
+        between.shape = pooled.shape
+        relu.replace_input_with(0, pooled)
+        model.graph.remove(relu)
+        model.graph.insert_after(pool, relu)
 
 
 def dropout_ratio(node: ir.Node) -> float | None:

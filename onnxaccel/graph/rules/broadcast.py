@@ -18,7 +18,8 @@ def unbroadcast(op: Builder, grad: ir.Value, x: ir.Value, *others: ir.Value | No
         *others: The operands it was broadcast against.
 
     Returns:
-        The gradient in the shape of ``x``. Axes whose sizes are only known when the graph runs are decided then.
+        The gradient in the shape of ``x``. Axes whose sizes are only known when the graph runs are decided
+        then.
     """
     dims = _known(x)
     against = [_known(other) for other in others if other is not None]

@@ -149,7 +149,8 @@ def _per_group(weight: ir.Value, axis: int, group: int) -> int:
 def _seen_by_kernel(op: Builder, x: ir.Value, dy: ir.Value, window: Window) -> list[ir.Value]:
     """For each kernel position the elements of x that it was multiplied with; x is channels first.
 
-    Position k starts at offset ``k dilation`` of the padded x and advances by the stride, as often as dy is long.
+    Position k starts at offset ``k dilation`` of the padded x and advances by the stride, as often as dy is
+    long.
     """
     axes = list(range(2, 2 + window.rank))
     if any(window.pads):

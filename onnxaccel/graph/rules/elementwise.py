@@ -60,8 +60,8 @@ def sum_(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
 
 @gradient("Relu")
 def relu(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
-    """dx = dy sign(y), for y = max(x, 0) is never negative."""
-    return op.Mul(dy, op.Sign(node.outputs[0]))
+    """dx = dy where y > 0, else 0."""
+    return op.Mul(dy, op.indicator(node.outputs[0]))
 
 
 @gradient("Sigmoid")

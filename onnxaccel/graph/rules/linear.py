@@ -80,7 +80,7 @@ def _swap(op: Builder, x: ir.Value, rank: int) -> ir.Value:
 def _sum_batch(op: Builder, grad: ir.Value, x: ir.Value, other: ir.Value) -> ir.Value:
     """Undo the broadcasting of the axes before the last two."""
     lead_x, lead_other = (dims_of(x) or [])[:-2], (dims_of(other) or [])[:-2]
-    if len((dims_of(x) or [])) == 1:
+    if len(dims_of(x) or []) == 1:
         axes = len(lead_other)
         return op.ReduceSum(grad, list(range(axes)), keepdims=0) if axes else grad
     trimmed_x = ir.Value(name=x.name, shape=ir.Shape([*lead_x, "m", "k"]))

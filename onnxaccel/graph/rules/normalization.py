@@ -17,8 +17,8 @@ def batch_normalization(
 ) -> Grads:
     """y = scale n + B with n = (x - mean) / s, s = sqrt(var + epsilon), per channel (Ioffe and Szegedy 2015).
 
-    dB = sum(dy), dscale = sum(dy n). In inference mode dx = dy scale / s. In training mode mean and var are those
-    of the m values of the batch, and dx = scale / s (dy - dB / m - n dscale / m).
+    dB = sum(dy), dscale = sum(dy n). In inference mode dx = dy scale / s. In training mode mean and var are
+    those of the m values of the batch, and dx = scale / s (dy - dB / m - n dscale / m).
     """
     x, scale, _, mean, var = node.inputs
     assert x is not None and scale is not None and dy.dtype is not None

@@ -24,68 +24,55 @@ def global_average_pool(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
 def max_pool(op: Builder, node: ir.Node, dy: ir.Value, dindices: ir.Value | None = None) -> ir.Value:
     """dx = dy at the maximum of each window.
 
-    Windows that tile the input need no indices: the places that equal the enlarged y are the maxima. Where several
-    elements of a window tie, they share dy equally, the mean of the subgradients that name one of them.
+    Windows that tile the input need no indices: the places that equal the enlarged y are the maxima. Where
+    several elements of a window tie, they share dy equally, the mean of the subgradients that name one of
+    them.
     """
     x = node.inputs[0]
     assert x is not None
     window = Window.of(node, attribute(node, "kernel_shape"))
-    if _tiles(x, window) and len(node.outputs) == 1 and window.rank == 2:
+    if _tiles(x, node.outputs[0], window) and len(node.outputs) == 1:
         return _tiled_max_pool(op, x, node.outputs[0], dy, window)
     return _indexed_max_pool(op, x, node, dy)
 
 
-def _tiles(x: ir.Value, window: Window) -> bool:
-    """Whether windows stand side by side, without padding, over a spatial size that is known."""
-    sizes = (dims_of(x) or [])[2:]
+def _tiles(x: ir.Value, y: ir.Value, window: Window) -> bool:
+    """Whether windows stand side by side on a plane of known size, without padding, each of them whole."""
+    sizes, pooled = (dims_of(x) or [])[2:], (dims_of(y) or [])[2:]
     return (
-        window.strides == window.kernel
+        window.rank == 2
+        and window.strides == window.kernel
         and not any(window.pads)
-        and all(d == 1 for d in window.dilations)
-        and len(sizes) == window.rank
+        and window.dilations == [1, 1]
         and all(isinstance(n, int) for n in sizes)
+        and pooled == [n // k for n, k in zip(sizes, window.kernel, strict=True) if isinstance(n, int)]
     )
 
 
 def _tiled_max_pool(op: Builder, x: ir.Value, y: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
-    """``mask = (x == up(y))``, ``dx = mask * up(dy / ties)``."""
+    """``mask = (x == up(y))``, ``dx = mask * up(dy / ties)``; zeros for the edge that no window reached."""
     sizes = [int(n) for n in (dims_of(x) or [])[2:] if isinstance(n, int)]
-    over = [n % k for n, k in zip(sizes, window.kernel, strict=True)]
-    pooled = (dims_of(y) or [])[2:]
-    if [
-        n // k for n, k in zip(sizes, window.kernel, strict=True)
-    ] != pooled:  # ceil_mode: a last, partial window
-        over = [n - k * int(m or 0) for n, k, m in zip(sizes, window.kernel, pooled, strict=True)]
-    ceil = [max(-o, 0) for o in over]
-    floor = [max(o, 0) for o in over]
+    covered = [n - n % k for n, k in zip(sizes, window.kernel, strict=True)]
+    reached = op.Slice(x, [0, 0], covered, [2, 3]) if covered != sizes else x
+    # y is nowhere less than the x of its window, so x - y + 1 is positive at a maximum only
+    mask = op.indicator(op.Sub(reached, _enlarge(op, y, window)), 1.0)
+    ties = op.AveragePool(mask, kernel_shape=window.kernel, strides=window.strides)
+    share = op.Div(dy, op.Mul(ties, float(np.prod(window.kernel))))
+    dx = op.Mul(mask, _enlarge(op, share, window))
+    edge = [n - c for n, c in zip(sizes, covered, strict=True)]
+    return op.Pad(dx, [0, 0, 0, 0, 0, 0, *edge]) if any(edge) else dx
 
-    def enlarge(values: ir.Value, beyond: float) -> ir.Value:
-        large = op.Resize(
-            values,
-            None,
-            np.array([1.0, 1.0, *window.kernel], np.float32),
-            mode="nearest",
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-        )
-        if any(over):
-            large = op.Pad(
-                large, [0, 0, 0, 0, 0, 0, *(f - c for f, c in zip(floor, ceil, strict=True))], beyond
-            )
-        return large
 
-    # y is nowhere less than the x of its window: 1 + sign(x - y) is 1 at a maximum and 0 elsewhere
-    mask = op.Add(op.Sign(op.Sub(x, enlarge(y, np.inf))), 1.0)
-    ties = op.AveragePool(mask, kernel_shape=window.kernel, strides=window.strides, ceil_mode=int(any(ceil)))
-    count = [float(np.prod(window.kernel))]
-    if any(ceil):
-        whole = op.AveragePool(
-            op.Pad(op.Add(op.Mul(mask, 0.0), 1.0), [0, 0, 0, 0, 0, 0, *ceil]),
-            kernel_shape=window.kernel,
-            strides=window.strides,
-        )
-        ties = op.Mul(ties, whole)
-    return op.Mul(mask, enlarge(op.Div(dy, op.Mul(ties, count[0])), 0.0))
+def _enlarge(op: Builder, values: ir.Value, window: Window) -> ir.Value:
+    """Each value repeated over the window it was pooled from, for windows that tile the plane."""
+    return op.Resize(
+        values,
+        None,
+        np.array([1.0, 1.0, *window.kernel], np.float32),
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
 
 
 def _indexed_max_pool(op: Builder, x: ir.Value, node: ir.Node, dy: ir.Value) -> ir.Value:
@@ -109,15 +96,8 @@ def average_pool(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
     assert x is not None
     window = Window.of(node, attribute(node, "kernel_shape"))
     share = op.Div(dy, _counts(op, x, y, window, bool(attribute(node, "count_include_pad", 0))))
-    if _tiles(x, window) and window.rank == 2:
-        spread = op.Resize(
-            share,
-            None,
-            np.array([1.0, 1.0, *window.kernel], np.float32),
-            mode="nearest",
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-        )
+    if _tiles(x, y, window):
+        spread = _enlarge(op, share, window)
     else:
         # each channel of each sample on its own: one input channel, one output channel
         lone = op.Reshape(share, op.Concat([-1, 1], op.Shape(share, start=2), axis=0))
