@@ -1,4 +1,4 @@
-"""`Builder`: writes nodes into a graph, one call per operator: ``op.Mul(x, y)``, ``op.Concat(a, b, axis=1)``."""
+"""`Builder`: writes nodes into a graph, one call per operator, as in ``op.Concat(op.Mul(x, y), z, axis=1)``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _TYPED_BY = {"Where": 1, "CastLike": 1, "OneHot": 2}
 class Emit(Protocol):
     """Writes one operator: inputs by position, attributes by keyword; gives its first or its only output."""
 
-    def __call__(self, *inputs: Operand, **attributes: Any) -> ir.Value: ...
+    def __call__(self, *inputs: Operand, **attributes: Any) -> ir.Value:
+        """Append the node."""
 
 
 class Builder:
@@ -71,7 +72,8 @@ class Builder:
             domain: The operator's domain.
             **attributes: Its attributes; None leaves one out.
         """
-        like = next((v.dtype for v in inputs if isinstance(v, ir.Value) and v.dtype is not None), None)
+        types = [v.dtype for v in inputs if isinstance(v, ir.Value) and v.dtype is not None]
+        like = next((dtype for dtype in types if dtype.is_floating_point()), None)
         values = [v if v is None or isinstance(v, ir.Value) else self.constant(v, like) for v in inputs]
         while values and values[-1] is None:
             values.pop()
@@ -95,7 +97,7 @@ class Builder:
             dtype: Type of Python floats; float32 when None.
         """
         array = np.asarray(data)
-        if not isinstance(data, np.ndarray) and array.dtype.kind == "f":
+        if not isinstance(data, np.ndarray) and array.dtype.kind == "f" and array.size:
             array = array.astype((dtype or ir.DataType.FLOAT).numpy())
         elif not isinstance(data, np.ndarray) and array.dtype.kind != "b":
             array = array.astype(np.int64)

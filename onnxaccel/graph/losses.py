@@ -42,17 +42,24 @@ CLASS_LABELS = frozenset({"cross_entropy"})
 """Losses whose target is one int64 class label per sample; the others take a float target like the output."""
 
 
+def written(name: str) -> Write:
+    """The loss called ``name``; an unknown name raises `ModelError`."""
+    found = loss.get(name)
+    if found is None:
+        raise ModelError(f"unknown loss {name!r}; choose one of {', '.join(loss)}")
+    return found
+
+
 def target_of(name: str, prediction: ir.Value) -> ir.Value:
     """The graph input that holds the target of loss ``name`` for this prediction.
 
     Raises:
         ModelError: There is no such loss, or the prediction is no float tensor of known rank.
     """
-    if name not in loss:
-        raise ModelError(f"unknown loss {name!r}; choose one of {', '.join(loss)}")
+    written(name)
     dims = dims_of(prediction)
     if dims is None:
-        raise ModelError(f"the rank of output {prediction.name!r} is not known; export the model with shapes")
+        raise ModelError(f"the rank of output {prediction.name!r} is unknown; export the model with shapes")
     if name in CLASS_LABELS:
         return ir.val("target", ir.DataType.INT64, ir.Shape(dims[:1]))
     return ir.val("target", prediction.dtype, prediction.shape)

@@ -158,7 +158,7 @@ class Model:
         return cls(model)
 
     def to_proto(self) -> onnx.ModelProto:
-        """The model as a ModelProto, metadata included; weights over 2 GB do not fit and raise `ModelError`."""
+        """The model as a ModelProto, metadata included; over 2 GB of weights raise `ModelError`."""
         self._write_metadata()
         if self.nbytes > PROTO_LIMIT:
             raise ModelError("the weights are over 2 GB and fit no ModelProto; save() the model instead")
@@ -246,7 +246,7 @@ class Model:
         return [name_of(v) for v in self.outputs]
 
     def weights(self, names: list[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
-        """Initializers as numpy arrays (read-only views where possible), all of them or those in ``names``."""
+        """Initializers as numpy arrays, read-only views where possible: all, or those in ``names``."""
         values = self.graph.initializers
         return {name: tensor_of(values[name]) for name in (names if names is not None else values)}
 
@@ -258,7 +258,8 @@ class Model:
                 raise ModelError(f"the model has no parameter {name!r}")
             if tuple(array.shape) != tensor_of(value).shape:
                 raise ModelError(
-                    f"parameter {name!r} has shape {list(tensor_of(value).shape)}, the weights have {list(array.shape)}"
+                    f"parameter {name!r} has shape {list(tensor_of(value).shape)}, "
+                    f"the weights have {list(array.shape)}"
                 )
             value.const_value = ir.tensor(np.ascontiguousarray(array, tensor_of(value).dtype), name=name)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -162,7 +163,7 @@ class Adam(Optimizer):
 @optimizer("adamw")
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW: ``p -= lr wd p`` first."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW: first ``p -= lr wd p``."""
 
     weight_decay: float = 0.01
 
@@ -171,3 +172,20 @@ class AdamW(Adam):
         if not self.weight_decay:
             return p, g
         return op.Mul(p, op.Sub(1.0, op.Mul(lr, self.weight_decay))), g
+
+
+def create(name: str, **settings: Any) -> Optimizer:
+    """The optimizer called ``name``, with its settings.
+
+    Raises:
+        TrainingError: There is no such optimizer, or it has no such setting.
+    """
+    kind = optimizer.get(name)
+    if kind is None:
+        raise TrainingError(f"unknown optimizer {name!r}; choose one of {', '.join(optimizer)}")
+    foreign = sorted(set(settings) - set(kind.__dataclass_fields__))
+    if foreign:
+        raise TrainingError(
+            f"optimizer {name!r} has no {foreign[0]}; it has {', '.join(kind.__dataclass_fields__)}"
+        )
+    return kind(**settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from onnxaccel.errors import ModelError
 from onnxaccel.graph.autodiff import backward, prune
 from onnxaccel.graph.builder import Builder
-from onnxaccel.graph.losses import CLASS_LABELS, correct, loss, target_of
+from onnxaccel.graph.losses import CLASS_LABELS, correct, target_of, written
 from onnxaccel.graph.model import Model, name_of, tensor_of
 from onnxaccel.graph.normalize import normalize
 from onnxaccel.graph.optimizers import Optimizer
@@ -75,9 +76,7 @@ def training_step(
     op = Builder(graph, prefix="step")
     pool_before_relu(model)
     statistics = to_training_form(model, op, seed)
-    write = loss.get(loss_name)
-    assert write is not None  # target_of has checked the name
-    result = write(op, prediction, target)
+    result = written(loss_name)(op, prediction, target)
     parameters = [p for p in trainable(model)]
     gradients = backward(op, {result.at: result.gradient}, parameters)
     parameters = [p for p in parameters if p in gradients]
@@ -122,6 +121,34 @@ def training_step(
     )
 
 
+def evaluation_step(model: Model, loss_name: str, fed: Sequence[str] = ()) -> Model:
+    """Build the graph that evaluates one batch: "loss", and "correct" for losses over class labels.
+
+    Args:
+        model: The model in inference form; not changed.
+        loss_name: A name of `onnxaccel.graph.losses.loss`.
+        fed: Names of initializers to turn into inputs, so that a trainer can evaluate weights where they lie.
+
+    Returns:
+        A graph with the model's inputs, "target" and ``fed`` as inputs.
+
+    Raises:
+        ModelError: The model's output does not fit the loss.
+    """
+    model = model.copy()
+    normalize(model)
+    target = target_of(loss_name, model.outputs[0])
+    op = Builder(model.graph, prefix="evaluation")
+    result = written(loss_name)(op, model.outputs[0], target)
+    outputs = {LOSS: result.value}
+    if loss_name in CLASS_LABELS:
+        outputs[CORRECT] = correct(op, result.scores, target)
+    held = [model.graph.initializers[name] for name in fed]
+    _set_interface(model, [*model.inputs, target], held, outputs)
+    prune(model)
+    return model
+
+
 @dataclass(frozen=True)
 class _Carried:
     """A tensor that outlives a step: its value before and after one, and at the start of training."""
@@ -149,5 +176,6 @@ def _set_interface(
         result.name = name
         graph.outputs.append(result)
     for value in carried:
-        output = outputs[f"{value.name}/next"]
-        output.type, output.shape = value.type, value.shape
+        output = outputs.get(f"{value.name}/next")
+        if output is not None:
+            output.type, output.shape = value.type, value.shape

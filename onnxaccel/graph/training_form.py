@@ -64,8 +64,8 @@ def to_training_form(model: Model, op: Builder, seed: int = 0) -> list[RunningSt
 def pool_before_relu(model: Model) -> None:
     """Swap each Relu with the MaxPool that alone reads it: the same values, on a fraction of the elements.
 
-    max and relu are both monotone, so they commute; the gradient is the same as well, for where a window's maximum
-    is not positive, relu lets nothing through.
+    max and relu are both monotone, so they commute; the gradient is the same as well, for where a window's
+    maximum is not positive, relu lets nothing through.
     """
     for pool in list(model.graph):
         relu = pool.inputs[0].producer() if pool.op_type == "MaxPool" and pool.inputs[0] is not None else None

@@ -1,7 +1,8 @@
 """Runs a training step again and again, with everything that outlives a step kept on the device.
 
-Two sets of buffers are swapped through IOBinding: one step reads the parameters and the optimizer's state from the
-first and writes them to the second, the next step goes the other way. Only the batch and the loss cross the host.
+Two sets of buffers are swapped through IOBinding: one step reads the parameters and the optimizer's state
+from the first and writes them to the second, the next step goes the other way. Only the batch and the loss
+cross the host.
 """
 
 from __future__ import annotations
@@ -75,6 +76,10 @@ class Stepper:
         self._current = 1 - self._current
         counted = self._results.get(CORRECT)
         return float(self._results[LOSS].numpy()), float("nan") if counted is None else float(counted.numpy())
+
+    def buffers(self) -> dict[str, ort.OrtValue]:
+        """Everything that is carried as it lies on the device now; valid until the next step."""
+        return self._buffers[self._current]
 
     def state(self) -> Arrays:
         """A copy of everything that is carried, by name."""

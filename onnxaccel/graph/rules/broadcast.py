@@ -8,7 +8,7 @@ from onnxaccel.errors import UnsupportedOperator
 from onnxaccel.graph.builder import Builder, Dim, dims_of
 
 
-def unbroadcast(op: Builder, grad: ir.Value, x: ir.Value, *others: ir.Value | None) -> ir.Value:
+def unbroadcast(op: Builder, grad: ir.Value, x: ir.Value | None, *others: ir.Value | None) -> ir.Value:
     """Sum ``grad`` over the axes along which ``x`` was broadcast.
 
     Args:
@@ -21,6 +21,7 @@ def unbroadcast(op: Builder, grad: ir.Value, x: ir.Value, *others: ir.Value | No
         The gradient in the shape of ``x``. Axes whose sizes are only known when the graph runs are decided
         then.
     """
+    assert x is not None, "only an operand that is there has a gradient"
     dims = _known(x)
     against = [_known(other) for other in others if other is not None]
     rank = max([len(dims), *(len(other) for other in against)])
@@ -50,6 +51,6 @@ def _known(x: ir.Value) -> list[Dim]:
     dims = dims_of(x)
     if dims is None:
         raise UnsupportedOperator(
-            f"the rank of {x.name!r} is not known, so broadcasting cannot be undone; export the model with shapes"
+            f"the rank of {x.name!r} is unknown, so broadcasting cannot be undone; export the model with shapes"
         )
     return dims

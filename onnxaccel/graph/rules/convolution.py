@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import onnx_ir as ir
 
@@ -58,6 +59,10 @@ class Window:
         """Size of the dilated kernel, ``d (k - 1) + 1``."""
         return [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
 
+    def known(self, sizes: list[Dim]) -> TypeGuard[list[int]]:
+        """Whether ``sizes`` are the fixed sizes of all spatial axes."""
+        return len(sizes) == self.rank and all(isinstance(size, int) for size in sizes)
+
     @property
     def pads(self) -> list[int]:
         """Padding as ONNX's attribute: all begins, then all ends."""
@@ -84,33 +89,43 @@ def _kernel(node: ir.Node, weight: ir.Value) -> list[int]:
 
 
 def _input_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
-    """ConvTranspose, then up to stride - 1 zeros for the rows of x that no window reached."""
-    sizes = (dims_of(x) or [])[2:]
-    settings = {
+    """The transposed convolution, in the size of x."""
+    sizes, counts = (dims_of(x) or [])[2:], (dims_of(dy) or [])[2:]
+    settings: dict[str, Any] = {
         "kernel_shape": window.kernel,
         "strides": window.strides,
         "dilations": window.dilations,
         "group": window.group,
     }
-    if len(sizes) == window.rank and all(isinstance(n, int) for n in sizes):
+    if window.known(sizes) and window.known(counts):  # the rows that no window reached are output_padding
         missed = [
-            (n + p + q - e) % s
-            for n, p, q, e, s in zip(
-                [int(n or 0) for n in sizes],
-                window.begin,
-                window.end,
-                window.extent,
-                window.strides,
-                strict=True,
+            n + p + q - e - s * (m - 1)
+            for n, m, p, q, e, s in zip(
+                sizes, counts, window.begin, window.end, window.extent, window.strides, strict=True
             )
         ]
         return op.ConvTranspose(dy, weight, pads=window.pads, output_padding=missed, **settings)
-    full = op.ConvTranspose(dy, weight, **settings)
-    spatial = range(2, 2 + window.rank)
+    return fit(op, op.ConvTranspose(dy, weight, **settings), x, dy, window)
+
+
+def fit(op: Builder, spread: ir.Value, x: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
+    """Bring what windows were spread over back to the plane of x.
+
+    ``spread`` covers the padded x as far as windows reach: ``stride (count - 1) + extent`` per axis. The padding is
+    cut off, and zeros fill what no window reached.
+    """
+    axes = list(range(2, 2 + window.rank))
+    sizes, counts = (dims_of(x) or [])[2:], (dims_of(dy) or [])[2:]
+    if window.known(sizes) and window.known(counts):
+        covered = [s * (m - 1) + e for s, m, e in zip(window.strides, counts, window.extent, strict=True)]
+        ends = [min(p + n, c) for p, n, c in zip(window.begin, sizes, covered, strict=True)]
+        if any(window.begin) or ends != covered:
+            spread = op.Slice(spread, window.begin, ends, axes)
+        missing = [p + n - e for p, n, e in zip(window.begin, sizes, ends, strict=True)]
+        return op.Pad(spread, [0] * (4 + window.rank) + missing) if any(missing) else spread
     begin = [-p for p in window.begin]
-    size_x, size_full = op.Shape(x, start=2), op.Shape(full, start=2)
-    end = op.Sub(op.Add(size_x, window.begin), size_full)
-    return op.Pad(full, op.Concat(begin, end, axis=0), None, list(spatial))
+    end = op.Sub(op.Add(op.Shape(x, start=2), window.begin), op.Shape(spread, start=2))
+    return op.Pad(spread, op.Concat(begin, end, axis=0), None, axes)
 
 
 def _weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
@@ -158,12 +173,11 @@ def _seen_by_kernel(op: Builder, x: ir.Value, dy: ir.Value, window: Window) -> l
     if window.kernel == [1] * window.rank and window.strides == [1] * window.rank:
         return [x]
     sizes = (dims_of(dy) or [])[2:]
-    static = len(sizes) == window.rank and all(isinstance(n, int) for n in sizes)
     parts = []
     for position in itertools.product(*(range(k) for k in window.kernel)):
         starts = [p * d for p, d in zip(position, window.dilations, strict=True)]
-        if static:
-            reach = [(int(n or 0) - 1) * s + 1 for n, s in zip(sizes, window.strides, strict=True)]
+        if window.known(sizes):
+            reach = [(n - 1) * s + 1 for n, s in zip(sizes, window.strides, strict=True)]
             ends: ir.Value | list[int] = [a + r for a, r in zip(starts, reach, strict=True)]
         else:
             count = op.Shape(dy, start=2)

@@ -34,7 +34,7 @@ def gemm(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
 
 @gradient("MatMul")
 def matmul(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
-    """Y = A B: dA = dY B^T, dB = A^T dY, summed over broadcast batch axes; 1-D operands as in numpy.matmul."""
+    """Y = A B: dA = dY B^T, dB = A^T dY, summed over broadcast batches; 1-D operands as in numpy.matmul."""
     a, b = node.inputs
     assert a is not None and b is not None
     rank_a, rank_b = _rank(node, a), _rank(node, b)

@@ -21,7 +21,7 @@ def batch_normalization(
     those of the m values of the batch, and dx = scale / s (dy - dB / m - n dscale / m).
     """
     x, scale, _, mean, var = node.inputs
-    assert x is not None and scale is not None and dy.dtype is not None
+    assert x is not None and scale is not None and mean is not None and dy.dtype is not None
     dims = dims_of(x)
     if dims is None:
         raise UnsupportedOperator(

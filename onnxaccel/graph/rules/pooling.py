@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
 from onnxaccel.graph.builder import Builder, attribute, describe, dims_of
-from onnxaccel.graph.rules.convolution import Window
+from onnxaccel.graph.rules.convolution import Window, fit
 from onnxaccel.graph.rules.registry import gradient
 
 
@@ -104,14 +107,11 @@ def average_pool(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
         ones = _ones(x, [1, 1, *window.kernel])
         spread = op.ConvTranspose(lone, ones, strides=window.strides, dilations=window.dilations)
         spread = op.Reshape(spread, op.Concat(op.Shape(x, start=0, end=2), op.Shape(spread, start=2), axis=0))
-    # cut the padding off, or add what no window reached
-    end = op.Sub(op.Add(op.Shape(x, start=2), window.begin), op.Shape(spread, start=2))
-    begin = [-p for p in window.begin]
-    return op.Pad(spread, op.Concat(begin, end, axis=0), None, list(range(2, 2 + window.rank)))
+    return fit(op, spread, x, y, window)
 
 
 def _counts(op: Builder, x: ir.Value, y: ir.Value, window: Window, include_pad: bool) -> ir.Value:
-    """How many elements each window averages, shaped [1, 1, ...]: the convolution of ones with ones.
+    """How many elements each window averages, shaped [1, 1, ...]: ones convolved with ones.
 
     A window that ceil_mode adds at the end counts only what lies within the padded input.
     """
@@ -134,5 +134,5 @@ def _counts(op: Builder, x: ir.Value, y: ir.Value, window: Window, include_pad: 
     )
 
 
-def _ones(x: ir.Value, shape: list[int]) -> np.ndarray:  # type: ignore[type-arg]
+def _ones(x: ir.Value, shape: list[int]) -> npt.NDArray[Any]:
     return np.ones(shape, (x.dtype or ir.DataType.FLOAT).numpy())

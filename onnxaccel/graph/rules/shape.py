@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
@@ -67,7 +70,7 @@ def _scatter_flat(op: Builder, x: ir.Value, places: ir.Value, dy: ir.Value) -> i
     return op.reshape_like(flat, x)
 
 
-def _static_pads(x: ir.Value, bounds: list[np.ndarray | None]) -> list[int] | None:  # type: ignore[type-arg]
+def _static_pads(x: ir.Value, bounds: list[npt.NDArray[Any] | None]) -> list[int] | None:
     """What a Slice with constant bounds and unit steps cut off, as the pads of Pad; None when not static."""
     dims = dims_of(x)
     starts, ends, axes, steps = [*bounds, None, None][:4]
@@ -93,11 +96,20 @@ def pad(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
             f"{describe(node)}: mode {mode} has no gradient rule yet; only constant has"
         )
     _, pads, value, axes = [*node.inputs, None, None][:4]
-    dx = op.Pad(dy, op.Neg(pads), None, axes)
+    dx = _unpad(op, dy, pads, axes)
     if value is None:
         return [dx]
     border = op.Sub(op.ReduceSum(dy, keepdims=0), op.ReduceSum(dx, keepdims=0))
     return [dx, None, op.reshape_like(border, value)]
+
+
+def _unpad(op: Builder, dy: ir.Value, pads: ir.Value | None, axes: ir.Value | None) -> ir.Value:
+    widths = constant_of(pads)
+    if widths is None or np.any(widths < 0):  # Pad with negative widths crops, and fills what was cropped
+        return op.Pad(dy, op.Neg(pads), None, axes)
+    rank = len(widths) // 2
+    ends = [-int(w) if w else np.iinfo(np.int64).max for w in widths[rank:]]
+    return op.Slice(dy, widths[:rank].tolist(), ends, axes if axes is not None else list(range(rank)))
 
 
 @gradient("DepthToSpace")

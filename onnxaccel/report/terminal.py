@@ -1,0 +1,128 @@
+"""Results as terminal tables (rich), printed to standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from onnxaccel.graph.inspect import Inspection, Tensor
+from onnxaccel.runtime.environment import Environment
+from onnxaccel.runtime.trainer import Epoch, Tick
+
+
+def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print one table; None prints as a dash, floats with four digits."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(cell) for cell in row))
+    Console().print(table)
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def show_epochs(epochs: Sequence[Epoch]) -> None:
+    """Print one row per epoch."""
+    rows = [
+        (n, e.loss, e.accuracy, e.val_loss, e.val_accuracy, f"{e.seconds:.1f}")
+        for n, e in enumerate(epochs, start=1)
+    ]
+    show("Training", ("epoch", "loss", "accuracy", "val loss", "val accuracy", "seconds"), rows)
+
+
+def show_inspection(name: str, found: Inspection) -> None:
+    """Print what a model holds."""
+    interface = [("input", *_row(t)) for t in found.inputs] + [("output", *_row(t)) for t in found.outputs]
+    show(name, ("", "name", "type", "shape"), interface)
+    show("Trainable parameters", ("name", "type", "shape"), [_row(t) for t in found.parameters])
+    source = found.metadata
+    facts: list[tuple[str, object]] = [
+        ("trainable elements", f"{found.parameter_count:,}"),
+        ("bytes of weights", f"{found.weight_bytes:,}"),
+        ("FLOPs per sample", f"{found.flops:,}" if found.flops is not None else "unknown (dynamic sizes)"),
+        ("opset", found.opset),
+        ("operators", ", ".join(f"{op} {count}" for op, count in found.operators.items())),
+        (
+            "source",
+            " ".join(p for p in (source.framework, source.format) if p) or "an ONNX file from elsewhere",
+        ),
+        ("relative error to source", source.max_relative_error),
+        (
+            "no gradient rule",
+            "; ".join(f"{op}: {', '.join(n[:3])}" for op, n in found.untrainable.items()) or "none",
+        ),
+    ]
+    show("Facts", ("", ""), facts)
+
+
+def _row(tensor: Tensor) -> tuple[str, str, str]:
+    return tensor.name, tensor.dtype, str(tensor.shape).replace("'", "")
+
+
+def show_environment(found: Environment) -> None:
+    """Print what this machine offers."""
+    show(
+        f"onnxaccel {found.onnxaccel}, Python {found.python}, {found.system}, {found.cores} cores",
+        ("execution provider", "usable", "missing"),
+        [(p.name, "yes" if p.usable else "no", p.missing) for p in found.providers],
+    )
+    packages = [("onnxruntime", found.onnxruntime, None)] + [
+        (p.name, p.version, p.install) for p in found.packages
+    ]
+    show("Packages", ("package", "version", "to install"), packages)
+    for problem in found.problems:
+        Console(stderr=True).print(f"[bold red]problem:[/] {problem}")
+
+
+class EpochDisplay:
+    """A progress bar per epoch on standard error: batches, mean loss, rate and time left.
+
+    Args:
+        epochs: Epochs in all.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._epoch = -1
+        self._task = TaskID(0)
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+
+    def __enter__(self) -> EpochDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def tick(self, tick: Tick) -> None:
+        """Show the state after a batch."""
+        if tick.epoch != self._epoch:
+            self._epoch = tick.epoch
+            self._task = self._progress.add_task(
+                "", total=tick.batches, epoch=tick.epoch + 1, epochs=self._epochs, loss=tick.loss
+            )
+        self._progress.update(self._task, completed=tick.batch, loss=tick.loss)

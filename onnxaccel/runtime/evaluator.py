@@ -1,0 +1,117 @@
+"""Loss and accuracy of a model over a data set."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from onnxaccel.data import Source, batches, label_kind
+from onnxaccel.errors import DataError
+from onnxaccel.graph.autodiff import as_model
+from onnxaccel.graph.model import Model
+from onnxaccel.graph.training import CORRECT, LOSS, TARGET, evaluation_step
+from onnxaccel.runtime.providers import Provider, resolve
+from onnxaccel.runtime.session import Session, short
+
+Batch = tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+        loss: Mean loss per sample.
+        accuracy: Share of right predictions, or None where there are no classes.
+        samples: Number of samples.
+        samples_per_second: Throughput, reading the data included.
+        provider: The execution provider.
+    """
+
+    loss: float
+    accuracy: float | None
+    samples: int
+    samples_per_second: float
+    provider: str
+
+
+class Evaluator:
+    """Evaluates batches; a trainer keeps one and feeds it the weights where they lie.
+
+    Args:
+        graph: A graph made by `onnxaccel.graph.training.evaluation_step`.
+        provider: Where to run.
+        threads: Threads within an operator; 0 leaves it to onnxruntime.
+    """
+
+    def __init__(self, graph: Model, provider: Provider, threads: int = 0) -> None:
+        self._session = Session(graph, provider, threads)
+
+    def run(self, data: Iterable[Batch], weights: Mapping[str, ort.OrtValue] | None = None) -> Evaluation:
+        """Evaluate all batches of ``data``; ``weights`` are values for the graph's fed initializers."""
+        started = time.perf_counter()
+        loss = right = 0.0
+        samples = 0
+        for feed, target in data:
+            results = self._batch(feed, target, weights or {})
+            loss += float(results[LOSS]) * len(target)
+            right += float(results.get(CORRECT, math.nan))
+            samples += len(target)
+        if not samples:
+            raise DataError("there is no sample to evaluate")
+        seconds = time.perf_counter() - started
+        accuracy = None if math.isnan(right) else right / samples
+        return Evaluation(loss / samples, accuracy, samples, samples / seconds, self._session.provider.name)
+
+    def _batch(
+        self, feed: dict[str, npt.NDArray[Any]], target: npt.NDArray[Any], weights: Mapping[str, ort.OrtValue]
+    ) -> dict[str, npt.NDArray[Any]]:
+        binding = self._session.raw.io_binding()
+        for name, array in {**feed, TARGET: target}.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in self._session.input_names:
+            if name in weights:
+                binding.bind_ortvalue_input(name, weights[name])
+        for name in self._session.output_names:
+            binding.bind_output(name)
+        try:
+            self._session.raw.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+            raise DataError(f"the model does not run on this data: {short(error)}") from None
+        return dict(zip(self._session.output_names, binding.copy_outputs_to_cpu(), strict=True))
+
+
+def evaluate(
+    model: Model | str | os.PathLike[str],
+    data: Source,
+    *,
+    loss: str | None = None,
+    ep: str = "auto",
+    batch_size: int = 256,
+    threads: int = 0,
+) -> Evaluation:
+    """Loss and accuracy of a model over a data set.
+
+    Args:
+        model: The model or its path, in inference form.
+        data: A data SPEC ("mnist#test"), a data set, or a pair of arrays (x, y).
+        loss: The loss; None: cross entropy for class labels, mean squared error for all other targets.
+        ep: The execution provider.
+        batch_size: Samples per batch.
+        threads: Threads within an operator; 0 leaves it to onnxruntime.
+
+    Raises:
+        DataError: The data is unreadable, empty or does not fit the model.
+        ProviderError: The provider is not usable here.
+    """
+    model = as_model(model)
+    graph = evaluation_step(model, loss or label_kind(data))
+    return Evaluator(graph, resolve(ep), threads).run(batches(data, model, batch_size))
