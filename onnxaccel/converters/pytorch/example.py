@@ -1,0 +1,269 @@
+"""Example inputs for tracing: given, recorded, or found out from the module's first layer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnxaccel.converters.pytorch.archive import first_line
+from onnxaccel.errors import ConversionError
+
+if TYPE_CHECKING:
+    import torch
+
+USUAL_SIZES = (28, 32, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
+"""Heights and widths that image networks are trained at."""
+
+FREE_SIZE = 12
+"""Stands in for a dimension given as -1 while tracing."""
+
+
+@dataclass
+class Example:
+    """What to call a module with.
+
+    Attributes:
+        args: Positional arguments: tensors, or nested containers of them.
+        kwargs: Keyword arguments.
+        dynamic: The dynamic axes of each tensor, in the order in which the tensors appear.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    dynamic: list[set[int]]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensors among the arguments, in order."""
+        import torch
+        from torch.utils import _pytree as pytree
+
+        return [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, torch.Tensor)]
+
+    def map(self, function: Callable[[torch.Tensor, int], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments with each tensor replaced by ``function(tensor, position)``, all else by itself."""
+        import torch
+        from torch.utils import _pytree as pytree
+
+        leaves, spec = pytree.tree_flatten((self.args, self.kwargs))
+        position = -1
+        mapped = []
+        for leaf in leaves:
+            if isinstance(leaf, torch.Tensor):
+                position += 1
+                leaf = function(leaf, position)
+            mapped.append(leaf)
+        args, kwargs = pytree.tree_unflatten(mapped, spec)
+        return args, kwargs
+
+
+def given(
+    module: torch.nn.Module, example: tuple[Any, ...], shapes: Mapping[str, tuple[int, ...]]
+) -> Example:
+    """The example that the user passed: ``(x, y)``, ``((x, y),)``, and a last dict of keyword arguments.
+
+    Batches of one are doubled, since tracing takes a dimension of size one for a constant. Axis 0 is dynamic
+    in every tensor that shares the first tensor's batch size, and so is each axis that ``shapes`` gives as
+    -1.
+
+    Raises:
+        ConversionError: The arguments do not fit the module's ``forward``.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+
+    if len(example) == 1 and isinstance(example[0], tuple):
+        example = example[0]
+    parameters = inspect.signature(module.forward).parameters
+    kwargs: dict[str, Any] = {}
+    if example and isinstance(example[-1], dict) and example[-1] and set(example[-1]) <= set(parameters):
+        kwargs, example = example[-1], example[:-1]
+    kwargs = {name: kwargs[name] for name in parameters if name in kwargs}
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    args, kwargs = pytree.tree_map(lambda leaf: _as_tensor(leaf, device), (tuple(example), kwargs))
+    try:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise ConversionError(f"the example does not fit {type(module).__name__}.forward: {error}") from None
+    result = Example(args, kwargs, [])
+    tensors = result.tensors()
+    if not tensors:
+        raise ConversionError(
+            f"a {type(module).__name__} needs an example input: oa.convert(module, torch.randn(1, 3, "
+            f"224, 224))"
+        )
+    batch = next((t.shape[0] for t in tensors if t.ndim), None)
+    if batch == 1:
+        result.args, result.kwargs = result.map(lambda t, _: _doubled(t))
+    asked = _free_axes(bound, shapes)
+    for index, tensor in enumerate(tensors):
+        axes = {0} if tensor.ndim and tensor.shape[0] == batch else set()
+        result.dynamic.append(axes | asked.get(index, set()))
+    return result
+
+
+def _doubled(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.cat([tensor, tensor]) if tensor.ndim and tensor.shape[0] == 1 else tensor
+
+
+def _as_tensor(leaf: Any, device: torch.device) -> Any:
+    import numpy as np
+    import torch
+
+    if isinstance(leaf, np.ndarray):
+        leaf = torch.from_numpy(leaf)
+    return leaf.detach().to(device) if isinstance(leaf, torch.Tensor) else leaf
+
+
+def _free_axes(bound: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[int, set[int]]:
+    """Axes given as -1, by the position of the tensor; only inputs that are plain tensors can be named."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    axes: dict[int, set[int]] = {}
+    position = 0
+    known = set()
+    for name, value in bound.items():
+        count = sum(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value))
+        shape = shapes.get(name, shapes.get("") if len(bound) == 1 else None)
+        if isinstance(value, torch.Tensor):
+            known.add(name)
+            if shape is not None:
+                if len(shape) != value.ndim:
+                    raise ConversionError(
+                        f"--shape {name} has {len(shape)} dimensions, the example has {value.ndim}"
+                    )
+                axes[position] = {axis for axis, size in enumerate(shape) if size < 0}
+        position += count
+    unknown = [name for name in shapes if name and name not in known]
+    if unknown:
+        raise ConversionError(f"--shape {unknown[0]}: the model has no such input; it has {', '.join(known)}")
+    return axes
+
+
+def from_shapes(module: torch.nn.Module, names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> Example:
+    """Random tensors of the shapes that the user gave; integers where the module takes no floats.
+
+    Args:
+        module: The module to call.
+        names: Names of forward's inputs.
+        shapes: Shape by input name; one shape under any name where there is one input.
+
+    Raises:
+        ConversionError: A name is unknown, an input has no shape, or the module does not run on such inputs.
+    """
+    import torch
+
+    if len(shapes) == 1 and len(names) == 1:
+        shapes = {names[0]: next(iter(shapes.values()))}
+    unknown = [name for name in shapes if name not in names]
+    if unknown:
+        raise ConversionError(
+            f"--shape {unknown[0] or '(no name)'}: the model has no such input; it has {', '.join(names)}"
+        )
+    chosen = [name for name in names if name in shapes]
+    sizes = {
+        n: [2 if i == 0 and s in (1, -1) else FREE_SIZE if s < 0 else s for i, s in enumerate(shapes[n])]
+        for n in chosen
+    }
+    dynamic = [{0} | {axis for axis, size in enumerate(shapes[name]) if size < 0} for name in chosen]
+    failure: Exception | None = None
+    for integers in _by_likelihood(chosen):
+        kwargs = {
+            name: torch.zeros(sizes[name], dtype=torch.int64)
+            if name in integers
+            else torch.randn(sizes[name])
+            for name in chosen
+        }
+        failure = _try(module, kwargs)
+        if failure is None:
+            return (
+                Example((), kwargs, dynamic)
+                if not _positional(module)
+                else Example(tuple(kwargs.values()), {}, dynamic)
+            )
+    raise ConversionError(
+        f"the model does not run on inputs of --shape {_shown(shapes)}: {first_line(failure or Exception())}"
+    )
+
+
+def _by_likelihood(names: list[str]) -> list[set[str]]:
+    """Sets of inputs to try as integers: none, those that are called so, each one, all."""
+    called = {name for name in names if name.endswith(("ids", "mask", "tokens", "indices"))}
+    candidates: list[set[str]] = [set(), called, *({name} for name in names), set(names)]
+    return [c for i, c in enumerate(candidates) if c not in candidates[:i]]
+
+
+def _positional(module: torch.nn.Module) -> bool:
+    import torch
+
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _try(module: torch.nn.Module, kwargs: dict[str, torch.Tensor]) -> Exception | None:
+    import torch
+
+    try:
+        with torch.no_grad():
+            module(**kwargs)
+    except Exception as error:  # the module's own code
+        return error
+    return None
+
+
+def _shown(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return " ".join(f"{name}={','.join(map(str, shape))}" for name, shape in shapes.items())
+
+
+def inferred(module: torch.nn.Module, names: list[str], progress: Callable[[str], None]) -> Example:
+    """An example found out from the first layer: [N, in_features], or [N, C, H, W] where H and W can be told.
+
+    Where just one usual size fits the module (a Linear behind a Flatten allows few), it is that one. Where
+    several fit, height and width are dynamic.
+
+    Raises:
+        ConversionError: The shape cannot be told; the message shows how to give it.
+    """
+    import torch
+
+    if len(names) != 1:
+        raise ConversionError(
+            f"the shapes of the inputs {', '.join(names)} are not recorded in the file; "
+            f"give each, for instance --shape {names[0]}=1,3,32,32"
+        )
+    name, kind, weight, groups = names[0], *_first_layer(module)
+    if kind == "Linear":
+        if _try(module, {name: torch.randn(2, weight.shape[1])}) is None:
+            return Example((torch.randn(2, weight.shape[1]),), {}, [{0}])
+    if kind == "Conv2d":
+        channels = weight.shape[1] * groups
+        fits = []
+        for size in USUAL_SIZES:
+            if _try(module, {name: torch.randn(1, channels, size, size)}) is None:
+                fits.append(size)
+            if len(fits) == 2:
+                return Example((torch.randn(2, channels, fits[0], fits[1]),), {}, [{0, 2, 3}])
+        if fits:
+            progress(
+                f"no --shape given: {name} is [batch, {channels}, {fits[0]}, {fits[0]}], the one usual "
+                f"size that fits"
+            )
+            return Example((torch.randn(2, channels, fits[0], fits[0]),), {}, [{0}])
+    example = "1,3,32,32" if kind != "Linear" else f"1,{weight.shape[1]}"
+    raise ConversionError(
+        f"the shape of the input {name!r} is not recorded in the file; give it, for instance --shape "
+        f"{name}={example}"
+    )
+
+
+def _first_layer(module: torch.nn.Module) -> tuple[str, Any, int]:
+    """Type, weight and groups of the first layer that has a weight."""
+    for layer in module.modules():
+        weight = getattr(layer, "weight", None)
+        if weight is not None and weight.ndim > 1:
+            kind = getattr(layer, "original_name", type(layer).__name__)
+            return kind, weight, int(getattr(layer, "groups", 1))
+    return "", None, 1

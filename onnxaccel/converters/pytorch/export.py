@@ -1,0 +1,143 @@
+"""From a torch module to an ONNX graph by torch.export and torch.onnx, in inference or in trainable form."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from onnxaccel.converters.pytorch.archive import first_line
+from onnxaccel.converters.pytorch.dropout import plain_dropout
+from onnxaccel.converters.pytorch.example import Example
+from onnxaccel.converters.pytorch.trainable import to_trainable
+from onnxaccel.errors import ConversionError
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+
+
+@contextlib.contextmanager
+def mode(module: torch.nn.Module, training: bool) -> Iterator[None]:
+    """Run a block with ``module`` in training or inference mode; every part has its own mode back afterwards.
+
+    A module that is training already is left as it is, since its parts in inference mode are frozen on
+    purpose.
+    """
+    before = {part: part.training for part in module.modules()}
+    try:
+        if not (training and module.training):
+            module.train(training)
+        yield
+    finally:
+        for part, flag in before.items():
+            part.training = flag
+
+
+def export_module(
+    module: torch.nn.Module, example: Example, opset: int, trainable: bool
+) -> tuple[ir.Model, list[str]]:
+    """Export a live module.
+
+    Args:
+        module: The module; its parameters, buffers and modes are left as they are.
+        example: Its inputs, and which axes are dynamic.
+        opset: The opset to write.
+        trainable: Whether to keep parameters, BatchNormalization and Dropout, see `trainable`.
+
+    Returns:
+        The graph, and the names of its BatchNormalization nodes that stay in inference mode in training.
+
+    Raises:
+        ConversionError: torch cannot export the module.
+    """
+    with mode(module, training=trainable), quiet():
+        program = trace(module, example)
+        return export_program(program, opset, trainable)
+
+
+def trace(module: torch.nn.Module, example: Example) -> ExportedProgram:
+    """Trace a module with torch.export, with a dynamic batch where the module allows one."""
+    import torch
+
+    dims: dict[int, Any] = {0: torch.export.Dim("batch")}
+
+    def dynamic(tensor: torch.Tensor, position: int) -> dict[int, Any]:
+        return {axis: dims.get(axis, torch.export.Dim.DYNAMIC) for axis in sorted(example.dynamic[position])}
+
+    args, kwargs = example.map(dynamic)
+    shapes = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    failure: Exception | None = None
+    for strict in (False, True):
+        try:
+            with torch.no_grad(), contextlib.nullcontext() if strict else plain_dropout():
+                return torch.export.export(
+                    module, example.args, example.kwargs, dynamic_shapes=dict(shapes), strict=strict
+                )
+        except Exception as error:  # torch's exceptions share no base class
+            failure = failure or error
+    raise ConversionError(_advice(type(module).__name__, failure or Exception()))
+
+
+def _advice(name: str, error: Exception) -> str:
+    text = str(error)
+    if "data-dependent" in text.lower() or "dynamic control flow" in text.lower():
+        return (
+            f"{name} takes a branch that depends on its input's values, so one graph would be wrong for "
+            f"the others; "
+            f"write the branch with torch.cond or torch.where ({first_line(error)})"
+        )
+    if "Constraints violated" in text or "specializ" in text:
+        return (
+            f"{name} fixes a dimension that should be dynamic ({first_line(error)}); let the module read "
+            f"sizes from "
+            f"x.shape instead of numbers"
+        )
+    return f"torch.export cannot trace {name}: {first_line(error)}"
+
+
+def export_program(program: ExportedProgram, opset: int, trainable: bool) -> tuple[ir.Model, list[str]]:
+    """Export a traced program; returns what `export_module` returns.
+
+    Raises:
+        ConversionError: An operator has no ONNX form.
+    """
+    import torch
+
+    try:
+        with quiet(), torch.no_grad():
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                external_data=False,
+                optimize=not trainable,
+                verbose=False,
+            )
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise ConversionError(f"torch.onnx cannot export the module: {first_line(cause)}") from None
+    assert exported is not None
+    model = exported.model
+    return model, to_trainable(model, program) if trainable else []
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence torch's exporter, whose warnings are about itself."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,93 @@
+"""From a state dict and a factory to a module with its weights."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxaccel.converters.pytorch.archive import first_line
+from onnxaccel.errors import ConversionError, MissingWeights
+
+if TYPE_CHECKING:
+    import torch
+
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and Lightning put before every name."""
+
+
+def build(factory: str) -> torch.nn.Module:
+    """Call a factory given as "module:callable"; the working directory is searched too, as by ``python -m``.
+
+    Raises:
+        ConversionError: It is not found, fails, or returns no module.
+    """
+    import torch
+
+    module_name, _, name = factory.partition(":")
+    if not module_name or not name:
+        raise ConversionError(f"--factory {factory}: give it as module:callable, for instance nets:resnet20")
+    try:
+        with _working_directory_on_path():
+            made = getattr(importlib.import_module(module_name), name)()
+    except Exception as error:  # the user's own code
+        raise ConversionError(f"--factory {factory}: {type(error).__name__}: {first_line(error)}") from None
+    if not isinstance(made, torch.nn.Module):
+        raise ConversionError(f"--factory {factory}: returned a {type(made).__name__}, not a torch.nn.Module")
+    return made
+
+
+def load_weights(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Put the tensors of a state dict into a module; every name and every shape must agree.
+
+    Raises:
+        MissingWeights: A name or a shape does not agree.
+    """
+    own = module.state_dict()
+    tensors = _without_prefix(tensors, set(own))
+    missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in tensors if name not in own]
+    if missing:
+        shape = list(own[missing[0]].shape)
+        surplus = f"; the file has {_some(unknown)} instead" if unknown else ""
+        raise MissingWeights(f"{path}: no weights for {_some(missing)}, shape {shape}{surplus}")
+    if unknown:
+        shape = list(tensors[unknown[0]].shape)
+        raise MissingWeights(
+            f"{path}: the module has no parameter {_some(unknown)}, shape {shape} in the file"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise MissingWeights(
+                f"{path}: {name!r} has shape {list(tensor.shape)} in the file, "
+                f"{list(own[name].shape)} in the module that the factory builds"
+            )
+    module.load_state_dict(tensors, strict=False)
+
+
+def _without_prefix(tensors: dict[str, torch.Tensor], own: set[str]) -> dict[str, torch.Tensor]:
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in tensors) and not any(n.startswith(prefix) for n in own):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _some(names: list[str]) -> str:
+    return repr(names[0]) + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
+
+
+@contextlib.contextmanager
+def _working_directory_on_path() -> Iterator[None]:
+    here = os.getcwd()
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(here)

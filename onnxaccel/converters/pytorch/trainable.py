@@ -1,0 +1,114 @@
+"""The trainable form: every parameter under PyTorch's name, BatchNormalization and Dropout as nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxaccel.errors import ConversionError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+
+def to_trainable(model: ir.Model, program: ExportedProgram) -> list[str]:
+    """Simplify the export of a module in training mode, losing no parameter, and set it to inference.
+
+    While the graph is simplified the parameters are its inputs, so that no pass can fold, merge or drop them.
+
+    Returns:
+        The names of the BatchNormalization nodes that the module keeps in inference mode while it trains.
+
+    Raises:
+        ConversionError: The graph draws random numbers other than through Dropout.
+    """
+    from onnxscript import optimizer
+
+    graph = model.graph
+    names = {spec.target for spec in program.graph_signature.input_specs if spec.target is not None}
+    weights = {n: v.const_value for n, v in graph.initializers.items() if n in names}
+    values = [graph.initializers.pop(name) for name in weights]
+    for value in values:
+        value.const_value = None
+        graph.inputs.append(value)
+    for index, node in enumerate(n for n in graph.all_nodes() if n.op_type == "Dropout"):
+        _set_training(node, index)
+    optimizer.optimize_ir(model)
+    for value in values:
+        graph.inputs.remove(value)
+        assert value.name is not None
+        value.const_value = weights[value.name]
+        graph.initializers[value.name] = value
+    random = next((node for node in graph.all_nodes() if node.op_type in _RANDOM), None)
+    if random is not None:
+        raise ConversionError(
+            f"the module draws random numbers in training ({random.op_type} node {random.name!r}) other "
+            f"than by dropout; "
+            f"put that part into inference mode before converting: part.eval() within a module in train mode"
+        )
+    to_inference(model)
+    return _set_momenta(model, program)
+
+
+def _set_training(node: ir.Node, index: int) -> None:
+    """Keep a Dropout node from being dropped as an identity, or merged with its equal."""
+    mode = ir.Node("", "Constant", [], [ir.AttrTensor("value", ir.tensor(np.array(True)))])
+    node.prepend(mode)
+    node.resize_inputs(3)
+    node.replace_input_with(2, mode.outputs[0])
+    node.attributes["seed"] = ir.AttrInt64("seed", index)
+
+
+def to_inference(model: ir.Model) -> None:
+    """Set every Dropout and BatchNormalization node to inference, with one output each."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "Dropout":
+            node.attributes.pop("seed", None)
+            node.resize_inputs(2)
+        elif node.op_type == "BatchNormalization":
+            node.attributes.pop("training_mode", None)
+        else:
+            continue
+        if len(node.outputs) > 1:
+            if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+                raise ConversionError(
+                    f"{node.op_type} node {node.name!r}: its mask or statistics are used elsewhere"
+                )
+            node.resize_outputs(1)
+
+
+def _set_momenta(model: ir.Model, program: ExportedProgram) -> list[str]:
+    """Write each BatchNormalization's momentum, 1 - PyTorch's; return the frozen ones' names."""
+    buffers = dict(program.graph_signature.inputs_to_buffers)
+    traced: dict[str, tuple[bool, float]] = {}
+    for node in program.graph.nodes:
+        arguments: Any = node.args
+        if str(node.target) == "aten.batch_norm.default" and arguments[3] is not None:
+            traced[buffers[arguments[3].name]] = (bool(arguments[5]), float(arguments[6]))
+    frozen = []
+    for norm in model.graph.all_nodes():
+        if norm.op_type != "BatchNormalization":
+            continue
+        mean = norm.inputs[3]
+        trains, momentum = traced.get(mean.name or "", (False, 0.1)) if mean is not None else (False, 0.1)
+        norm.attributes["momentum"] = ir.AttrFloat32("momentum", 1 - momentum)
+        if not trains:
+            assert norm.name is not None
+            frozen.append(norm.name)
+    return frozen
+
+
+def set_mode(program: ExportedProgram, training: bool) -> None:
+    """Set every dropout and batch normalization of a traced program to training or inference, in place."""
+    flag_at = {"aten.dropout.default": 2, "aten.feature_dropout.default": 2, "aten.batch_norm.default": 5}
+    for node in program.graph.nodes:
+        position = flag_at.get(str(node.target))
+        if position is not None:
+            node.update_arg(position, training)
+    program.graph_module.recompile()
