@@ -116,6 +116,9 @@ def _batch_norm_to_training(op: Builder, node: ir.Node, unbiased: bool) -> Runni
         )
     node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
     node.attributes["momentum"] = ir.AttrFloat32("momentum", 0.0)
+    # onnxruntime writes the two outputs over these inputs' buffers, which the blend below still has to read
+    node.replace_input_with(3, op.Mul(mean, 0.0))
+    node.replace_input_with(4, op.Mul(var, 0.0))
     node.resize_outputs(3)
     batch_mean, batch_var = node.outputs[1:]
     for output, stem in ((batch_mean, "batch_mean"), (batch_var, "batch_var")):

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
@@ -121,18 +122,30 @@ def fit(op: Builder, spread: ir.Value, x: ir.Value, dy: ir.Value, window: Window
         ends = [min(p + n, c) for p, n, c in zip(window.begin, sizes, covered, strict=True)]
         if any(window.begin) or ends != covered:
             spread = op.Slice(spread, window.begin, ends, axes)
-        missing = [p + n - e for p, n, e in zip(window.begin, sizes, ends, strict=True)]
-        return op.Pad(spread, [0] * (4 + window.rank) + missing) if any(missing) else spread
+        return extend(op, spread, [p + n - e for p, n, e in zip(window.begin, sizes, ends, strict=True)])
     begin = [-p for p in window.begin]
     end = op.Sub(op.Add(op.Shape(x, start=2), window.begin), op.Shape(spread, start=2))
     return op.Pad(spread, op.Concat(begin, end, axis=0), None, axes)
 
 
-def _weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
-    """One matrix product per kernel position, or one over all positions side by side.
+def extend(op: Builder, x: ir.Value, amounts: list[int]) -> ir.Value:
+    """Zeros after the end of each spatial axis; joining them on is several times faster than Pad on CPU."""
+    for axis, amount in enumerate(amounts, start=2):
+        if amount:
+            shape = op.Concat(op.Shape(x, start=0, end=axis), [amount], op.Shape(x, start=axis + 1), axis=0)
+            zeros = op.ConstantOfShape(
+                shape, value=ir.tensor(np.zeros(1, (x.dtype or ir.DataType.FLOAT).numpy()))
+            )
+            zeros.type = x.type
+            x = op.Concat(x, zeros, axis=axis)
+    return x
 
-    With channels first and everything else flattened, ``dW[:, :, k] = dY X_k^T`` where ``X_k`` is what kernel
-    position k saw. Groups become a batch of products.
+
+def _weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
+    """One matrix product over all kernel positions.
+
+    With channels first and everything else flattened, ``dW_k^T = X_k dY^T`` where ``X_k`` is what kernel position k
+    saw; the X_k are stacked. Groups become a batch of products.
     """
     spatial = range(2, 2 + window.rank)
     swapped = [1, 0, *spatial]
@@ -141,18 +154,15 @@ def _weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, w
     )
     seen = _seen_by_kernel(op, op.Transpose(x, perm=swapped), dy, window)
     columns = [op.Reshape(part, [window.group, _per_group(weight, 1, 1), -1]) for part in seen]
+    stacked = op.Concat(*columns, axis=1) if len(columns) > 1 else columns[0]
     if window.group == 1:
-        flat_dy = op.Reshape(rows_dy, [_per_group(weight, 0, 1), -1])
-        stacked = op.Concat(*columns, axis=1) if len(columns) > 1 else columns[0]
-        product = op.Gemm(
-            flat_dy, op.Reshape(stacked, [len(columns) * _per_group(weight, 1, 1), -1]), transB=1
-        )
+        rows = op.Reshape(stacked, [len(columns) * _per_group(weight, 1, 1), -1])
+        product = op.Gemm(rows, op.Reshape(rows_dy, [_per_group(weight, 0, 1), -1]), transB=1)
     else:
-        stacked = op.Concat(*columns, axis=1) if len(columns) > 1 else columns[0]
-        product = op.MatMul(rows_dy, op.Transpose(stacked, perm=[0, 2, 1]))
-    # [out, kernel positions, in] to [out, in, kernel positions]
-    split = op.Reshape(product, [_per_group(weight, 0, 1), len(columns), _per_group(weight, 1, 1)])
-    return op.reshape_like(op.Transpose(split, perm=[0, 2, 1]), weight)
+        product = op.MatMul(stacked, op.Transpose(rows_dy, perm=[0, 2, 1]))
+    # [group, kernel positions, in, out] to [group, out, in, kernel positions]
+    sizes = [window.group, len(columns), _per_group(weight, 1, 1), _per_group(weight, 0, window.group)]
+    return op.reshape_like(op.Transpose(op.Reshape(product, sizes), perm=[0, 3, 2, 1]), weight)
 
 
 def _per_group(weight: ir.Value, axis: int, group: int) -> int:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
 from onnxaccel.graph.builder import Builder, attribute, describe, dims_of
-from onnxaccel.graph.rules.convolution import Window, fit
+from onnxaccel.graph.rules.convolution import Window, extend, fit
 from onnxaccel.graph.rules.registry import gradient
 
 
@@ -62,8 +62,7 @@ def _tiled_max_pool(op: Builder, x: ir.Value, y: ir.Value, dy: ir.Value, window:
     ties = op.AveragePool(mask, kernel_shape=window.kernel, strides=window.strides)
     share = op.Div(dy, op.Mul(ties, float(np.prod(window.kernel))))
     dx = op.Mul(mask, _enlarge(op, share, window))
-    edge = [n - c for n, c in zip(sizes, covered, strict=True)]
-    return op.Pad(dx, [0, 0, 0, 0, 0, 0, *edge]) if any(edge) else dx
+    return extend(op, dx, [n - c for n, c in zip(sizes, covered, strict=True)])
 
 
 def _enlarge(op: Builder, values: ir.Value, window: Window) -> ir.Value:
