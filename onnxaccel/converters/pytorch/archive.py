@@ -231,6 +231,6 @@ def _blocked(error: Exception) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The telling line of a message: the first, of TorchScript's the last; the error's type if it is empty."""
+    """The telling line of a message: the first, or TorchScript's last; the error's type if it is empty."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1 if "TorchScript interpreter" in lines[0] else 0]
