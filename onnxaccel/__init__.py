@@ -1,6 +1,6 @@
 """onnxaccel: convert TensorFlow, PyTorch and Caffe models to ONNX, train them on onnxruntime, compare.
 
-Names are imported when they are first used, so that ``import onnxaccel`` loads neither a framework nor onnxruntime.
+Names are imported when they are first used: ``import onnxaccel`` loads neither a framework nor onnxruntime.
 """
 
 from __future__ import annotations

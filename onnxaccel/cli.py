@@ -36,7 +36,7 @@ Mean = Annotated[
 ]
 Scale = Annotated[float | None, typer.Option(help="Raw data is multiplied by this, after the mean.")]
 Layout = Annotated[str | None, typer.Option(help="Layout of image inputs: NCHW or NHWC.")]
-DATA_HELP = "Data: a folder of class folders, MNIST IDX files, .npz, .csv, sklearn:digits; #train, #0:8000 pick a part."
+DATA_HELP = "Class folders of images, MNIST IDX, .npz, .csv, sklearn:digits; #train, #0:8000 pick a part."
 
 
 @app.command()

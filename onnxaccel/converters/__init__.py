@@ -34,8 +34,8 @@ def convert(
     """Convert a model to ONNX and prove that it computes the same.
 
     Args:
-        *source: Paths of the model's files (``"deploy.prototxt", "net.caffemodel"``), or one live model: a Keras
-            model, or a torch module followed by its example inputs.
+        *source: Paths of the model's files (``"deploy.prototxt", "net.caffemodel"``), or one live model: a
+            Keras model, or a torch module followed by its example inputs.
         trainable: Keep every parameter under its name, and BatchNormalization and Dropout as nodes.
         inputs: Tensor names to cut the source graph at; inferred when empty.
         outputs: Tensor names to end the source graph at; inferred when empty.

@@ -73,7 +73,7 @@ def random_feed(
 
     Args:
         model: The model to feed.
-        batch: Size of each first dimension that is dynamic; other dynamic dimensions get their own small sizes.
+        batch: Size of each first dimension that is dynamic; other dynamic dimensions get small sizes.
         rng: The source of randomness.
         ranges: Half-open ranges of integer inputs by name.
         scale: Standard deviation of the floats.

@@ -1,8 +1,8 @@
 """The parity gate: a converted model computes what its source framework computes, or it is refused.
 
-The error of an output is ``max|y - r| / max|r|`` over the whole tensor (y from ONNX Runtime, r from the source
-framework). It is measured on several random feeds of different size and magnitude. A reference that is constant
-(all zeros, a softmax saturated on one class for every sample) proves nothing and does not count.
+The error of an output is ``max|y - r| / max|r|`` over the whole tensor, y from ONNX Runtime and r from the
+source framework. It is measured on several random feeds of different size and magnitude. A reference that is
+constant (all zeros, a softmax saturated on one class for every sample) proves nothing and does not count.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def verify(conversion: Conversion, tolerance: float, seed: int = 0) -> float:
             return worst
     names = ", ".join(sorted({name for name, _ in pending}))
     raise ParityError(
-        f"{conversion.reference_name} gives no informative values for output {names} on random inputs (constant, "
-        f"or a saturated softmax), so equality cannot be proven; give realistic weights, or pass --no-verify"
+        f"{conversion.reference_name} gives no informative values for output {names} on random inputs "
+        f"(constant, or a saturated softmax), so nothing is proven; give real weights, or --no-verify"
     )
 
 
@@ -105,4 +105,6 @@ def _explain(
         )
     else:
         what = f"differs from {conversion.reference_name} by {error:.2g} (relative), more than {tolerance:g}"
-    return f"{where} {what}; nothing was written. A larger --tolerance accepts it, --no-verify skips the comparison"
+    return (
+        f"{where} {what}; nothing was written. --tolerance sets the bound, --no-verify skips the comparison"
+    )

@@ -1,1 +1,86 @@
 """Data sets: one reader per format, batches prepared in the background."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxaccel.data.dataset import Arrays, Dataset
+from onnxaccel.data.loader import Batch, Loader
+from onnxaccel.data.prepare import Preparation
+from onnxaccel.data.spec import open_dataset, reader
+from onnxaccel.errors import DataError
+from onnxaccel.graph.model import Model
+
+Source = str | Dataset | tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""Data: a SPEC, a data set, or a pair of arrays (x, y)."""
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Loader",
+    "Source",
+    "as_dataset",
+    "batches",
+    "label_kind",
+    "open_dataset",
+    "reader",
+]
+
+
+def as_dataset(source: Source) -> Dataset:
+    """The data set behind a `Source`.
+
+    Raises:
+        DataError: It is unreadable or empty.
+    """
+    if isinstance(source, str):
+        return open_dataset(source)
+    dataset = Arrays("the given arrays", *source) if isinstance(source, tuple) else source
+    if not len(dataset):
+        raise DataError(f"{dataset.source}: the data set is empty")
+    return dataset
+
+
+def batches(
+    source: Source, model: Model, batch_size: int, *, seed: int | None = None, epoch: int = 0
+) -> Loader:
+    """One pass over ``source`` in batches that fit ``model``; see `Loader`."""
+    return Loader(as_dataset(source), Preparation.of(model), batch_size, seed, epoch)
+
+
+def label_kind(source: Source) -> str:
+    """The loss that fits the targets: "cross_entropy" for class labels, "mse" for values."""
+    _, y = as_dataset(source).take(np.zeros(1, np.int64))
+    return "cross_entropy" if y.dtype == np.int64 and y.ndim == 1 else "mse"
+
+
+def samples(source: str, model: Model, most: int = 16) -> dict[str, npt.NDArray[Any]]:
+    """The inputs for a prediction.
+
+    They come from an image, a .npy array, a .npz of inputs by name, or the start of a data SPEC.
+
+    Raises:
+        DataError: It is unreadable or does not fit the model.
+    """
+    from onnxaccel.data.readers import IMAGE_SUFFIXES, read_image
+
+    path = Path(source)
+    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+        preparation = Preparation.of(model)
+        return {preparation.name: preparation(read_image(path)[None], source)}
+    if path.is_file() and path.suffix in (".npy", ".npz"):
+        try:
+            loaded = np.load(path, allow_pickle=False)
+            arrays = (
+                dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {model.input_names()[0]: loaded}
+            )
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path}: not a readable numpy file ({error})") from None
+        if set(model.input_names()) <= set(arrays):
+            return {name: arrays[name] for name in model.input_names()}
+    with batches(source, model, most).starting_at(0) as rest:
+        return next(iter(rest))[0]

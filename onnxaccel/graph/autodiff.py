@@ -110,8 +110,8 @@ def _upstream(nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], active: set[i
 def _explain(missing: Sequence[ir.Node]) -> str:
     operators = sorted({operator_of(node) for node in missing})
     return (
-        f"no gradient rule for {', '.join(operators)}, first needed at {describe(missing[0])}; "
-        f"freeze the parameters before it, or add a rule with @gradient({operators[0]!r}) in onnxaccel/graph/rules"
+        f"no gradient rule for {', '.join(operators)}, first needed at {describe(missing[0])}; freeze the "
+        f"parameters before it, or add a rule with @gradient({operators[0]!r}) in onnxaccel/graph/rules"
     )
 
 

@@ -1,4 +1,4 @@
-"""`Builder`: writes nodes into a graph, one call per operator, as in ``op.Concat(op.Mul(x, y), z, axis=1)``."""
+"""`Builder`: writes nodes into a graph, one call per operator: ``op.Concat(op.Mul(x, y), z, axis=1)``."""
 
 from __future__ import annotations
 

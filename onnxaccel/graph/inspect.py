@@ -94,7 +94,7 @@ def operators(model: Model) -> dict[str, int]:
 
 def _tensor(value: ir.Value) -> Tensor:
     dims = [d if d is not None else "?" for d in dims_of(value) or []]
-    return Tensor(name_of(value), value.dtype.name.lower() if value.dtype is not None else "?", dims)
+    return Tensor(name_of(value), value.dtype.numpy().name if value.dtype is not None else "?", dims)
 
 
 def _flops(node: ir.Node) -> int | None:

@@ -59,7 +59,7 @@ def target_of(name: str, prediction: ir.Value) -> ir.Value:
     written(name)
     dims = dims_of(prediction)
     if dims is None:
-        raise ModelError(f"the rank of output {prediction.name!r} is unknown; export the model with shapes")
+        raise ModelError(f"the rank of output {prediction.name!r} is unknown; export with shapes")
     if name in CLASS_LABELS:
         return ir.val("target", ir.DataType.INT64, ir.Shape(dims[:1]))
     return ir.val("target", prediction.dtype, prediction.shape)
@@ -106,7 +106,7 @@ def bce_with_logits(op: Builder, prediction: ir.Value, target: ir.Value) -> Loss
 
 
 def correct(op: Builder, scores: ir.Value, target: ir.Value) -> ir.Value:
-    """How many of the batch's predictions are right, as a float scalar: argmax of [N, C] against int64 [N]."""
+    """How many predictions of the batch are right, a float scalar: argmax of [N, C] against int64 [N]."""
     hit = op.Equal(op.ArgMax(scores, axis=1, keepdims=0), target)
     return op.ReduceSum(op.Cast(hit, to=ir.DataType.FLOAT.value), keepdims=0)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from onnx_ir.passes import common as passes
 
 from onnxaccel.errors import ModelError, OutputError
@@ -202,7 +202,7 @@ class Model:
             self._checked(self.to_proto())
 
     @staticmethod
-    def _checked(subject: str | Message) -> None:
+    def _checked(subject: str | onnx.ModelProto) -> None:
         try:
             onnx.checker.check_model(subject, full_check=True)
         except Exception as error:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from onnxaccel.errors import ModelError, UnsupportedOperator
-from onnxaccel.graph.builder import attribute, constant_of, describe, dims_of
+from onnxaccel.graph.builder import attribute, describe, dims_of
 from onnxaccel.graph.model import Model, tensor_of
 
 _WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
@@ -79,12 +79,7 @@ def _explicit_pads(node: ir.Node) -> None:
     dims = dims_of(x) if x is not None else None
     kernel = attribute(node, "kernel_shape")
     if kernel is None and weight is not None:
-        data = constant_of(weight)
-        kernel = (
-            data.shape[2:]
-            if data is not None
-            else [d for d in (dims_of(weight) or [])[2:] if isinstance(d, int)]
-        )
+        kernel = [d for d in (dims_of(weight) or [])[2:] if isinstance(d, int)]
     rank = len(kernel)
     strides = attribute(node, "strides", [1] * rank)
     dilations = attribute(node, "dilations", [1] * rank)
@@ -98,7 +93,7 @@ def _explicit_pads(node: ir.Node) -> None:
             total = max((-(-size // strides[axis]) - 1) * strides[axis] + extent - size, 0)
         else:
             raise UnsupportedOperator(
-                f"{describe(node)}: auto_pad {mode} with stride {strides[axis]} needs a fixed size of axis {2 + axis}"
+                f"{describe(node)}: auto_pad {mode} with stride {strides[axis]} needs a fixed axis {2 + axis}"
             )
         small, large = total // 2, total - total // 2
         before.append(small if mode == "SAME_UPPER" else large)

@@ -163,7 +163,7 @@ class Adam(Optimizer):
 @optimizer("adamw")
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW: first ``p -= lr wd p``."""
+    """AdamW (Loshchilov and Hutter 2019), as torch.optim.AdamW: Adam, after ``p -= lr weight_decay p``."""
 
     weight_decay: float = 0.01
 

@@ -28,7 +28,7 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _text(cell: object) -> str:
@@ -87,7 +87,7 @@ def show_environment(found: Environment) -> None:
     ]
     show("Packages", ("package", "version", "to install"), packages)
     for problem in found.problems:
-        Console(stderr=True).print(f"[bold red]problem:[/] {problem}")
+        Console(stderr=True, markup=False).print(f"problem: {problem}")
 
 
 class EpochDisplay:

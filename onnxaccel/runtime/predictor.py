@@ -54,7 +54,7 @@ def predict(model: Model, source: str, ep: str = "auto") -> list[Prediction]:
         for index, values in enumerate(batch if batch.ndim else batch[None]):
             flat = np.asarray(values, np.float64).ravel()
             scores = values.ndim == 1 and values.size > 1
-            best = np.argsort(-flat, kind="stable")[:5] if scores else []
+            best = np.argsort(-flat, kind="stable")[:5] if scores else np.empty(0, np.int64)
             top = [(int(c), float(flat[c])) for c in best]
             predictions.append(Prediction(index, name, list(values.shape), flat.tolist(), top))
     return predictions

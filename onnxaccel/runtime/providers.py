@@ -74,7 +74,7 @@ def resolve(name: str) -> Provider:
 
 
 def missing(name: str) -> str | None:
-    """What keeps the provider ``name`` from working here and the line that installs it; None if nothing does."""
+    """What keeps provider ``name`` from working here and the line that installs it; None if nothing."""
     if name == "cpu":
         return None
     if _ORT_NAMES[name] not in ort.get_available_providers():

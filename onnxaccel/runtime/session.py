@@ -34,7 +34,7 @@ class Session:
         self.provider = resolve(ep) if isinstance(ep, str) else ep
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors reach the user as ours
         self.raw = _create(model, options, self.provider)
         self.input_names = [i.name for i in self.raw.get_inputs()]
         self.output_names = [o.name for o in self.raw.get_outputs()]

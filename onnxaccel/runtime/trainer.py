@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from onnxaccel.data import Source, batches
+from onnxaccel.data import Dataset, Source, as_dataset, batches
 from onnxaccel.errors import CheckpointError, ModelError, TrainingError
 from onnxaccel.graph.autodiff import as_model
 from onnxaccel.graph.losses import CLASS_LABELS
@@ -88,6 +88,7 @@ class Trainer:
         ep: "auto", "cpu", "cuda" or "tensorrt".
         seed: Seed of the data's order and of Dropout.
         threads: Threads within an operator; 0 leaves it to onnxruntime.
+        metrics: Count right predictions while training.
 
     Raises:
         UnsupportedOperator: An operator between the loss and a parameter has no gradient rule.
@@ -103,6 +104,7 @@ class Trainer:
         ep: str = "auto",
         seed: int = 0,
         threads: int = 0,
+        metrics: bool = True,
     ) -> None:
         self.optimizer = optimizer or AdamW()
         self.loss = loss
@@ -111,7 +113,7 @@ class Trainer:
         self._threads = threads
         self._model = as_model(model).copy()
         normalize(self._model)
-        step = training_step(self._model, loss, self.optimizer, metrics=loss in CLASS_LABELS, seed=seed)
+        step = training_step(self._model, loss, self.optimizer, metrics=metrics, seed=seed)
         self._stepper = Stepper(step, self.provider, threads)
         self._step = step
         self._evaluator: Evaluator | None = None
@@ -169,6 +171,7 @@ class Trainer:
             TrainingError: The loss is no longer finite.
             KeyboardInterrupt: Interrupted; the state was saved if there is a checkpoint folder.
         """
+        data, held_out = as_dataset(train), as_dataset(validation) if validation is not None else None
         folder = Path(checkpoint_folder) if checkpoint_folder is not None else None
         self._progress.batch_size = batch_size
         if resume:
@@ -179,8 +182,8 @@ class Trainer:
         samples, started = 0, time.perf_counter()
         try:
             while progress.epoch < epochs:
-                samples += self._train_epoch(train, on_tick)
-                result = self._finish_epoch(validation)
+                samples += self._train_epoch(data, on_tick)
+                result = self._finish_epoch(held_out)
                 on_epoch(progress.epoch - 1, result)
                 if folder is not None:
                     checkpoint.save(folder, self._stepper.state(), progress)
@@ -217,7 +220,7 @@ class Trainer:
 
     # -- one epoch ----------------------------------------------------------------------------------
 
-    def _train_epoch(self, train: Source, on_tick: Callable[[Tick], None]) -> int:
+    def _train_epoch(self, train: Dataset, on_tick: Callable[[Tick], None]) -> int:
         """Train on what is left of the epoch; gives the number of samples seen."""
         progress = self._progress
         loader = batches(train, self._model, progress.batch_size, seed=self.seed, epoch=progress.epoch)
@@ -240,7 +243,7 @@ class Trainer:
                 on_tick(Tick(progress.epoch, progress.batch, len(loader), sums["loss"] / sums["samples"]))
         return seen
 
-    def _finish_epoch(self, validation: Source | None) -> Epoch:
+    def _finish_epoch(self, validation: Dataset | None) -> Epoch:
         progress = self._progress
         sums = progress.partial
         measured = self.evaluate(validation) if validation is not None else None
@@ -271,7 +274,7 @@ class Trainer:
         return value, right
 
     def _checked_labels(self, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Labels as int64, each one below the number of classes: ONNX would take others for no class at all."""
+        """Labels as int64, each below the number of classes: ONNX would take others for no class at all."""
         labels = labels.astype(np.int64, copy=False)
         classes = self._step.classes
         if labels.size and classes is not None and (labels.min() < 0 or labels.max() >= classes):

@@ -51,6 +51,6 @@ def _known(x: ir.Value) -> list[Dim]:
     dims = dims_of(x)
     if dims is None:
         raise UnsupportedOperator(
-            f"the rank of {x.name!r} is unknown, so broadcasting cannot be undone; export the model with shapes"
+            f"the rank of {x.name!r} is unknown, broadcasting cannot be undone; export the model with shapes"
         )
     return dims

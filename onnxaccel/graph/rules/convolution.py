@@ -112,8 +112,8 @@ def _input_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, wi
 def fit(op: Builder, spread: ir.Value, x: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
     """Bring what windows were spread over back to the plane of x.
 
-    ``spread`` covers the padded x as far as windows reach: ``stride (count - 1) + extent`` per axis. The padding is
-    cut off, and zeros fill what no window reached.
+    ``spread`` covers the padded x as far as windows reach: ``stride (count - 1) + extent`` per axis. The
+    padding is cut off, and zeros fill what no window reached.
     """
     axes = list(range(2, 2 + window.rank))
     sizes, counts = (dims_of(x) or [])[2:], (dims_of(dy) or [])[2:]
@@ -144,8 +144,8 @@ def extend(op: Builder, x: ir.Value, amounts: list[int]) -> ir.Value:
 def _weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
     """One matrix product over all kernel positions.
 
-    With channels first and everything else flattened, ``dW_k^T = X_k dY^T`` where ``X_k`` is what kernel position k
-    saw; the X_k are stacked. Groups become a batch of products.
+    With channels first and everything else flattened, ``dW_k^T = X_k dY^T`` where ``X_k`` is what kernel
+    position k saw; the X_k are stacked. Groups become a batch of products.
     """
     spatial = range(2, 2 + window.rank)
     swapped = [1, 0, *spatial]

@@ -93,7 +93,7 @@ def _indexed_max_pool(op: Builder, x: ir.Value, node: ir.Node, dy: ir.Value) -> 
 
 @gradient("AveragePool")
 def average_pool(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
-    """dx = dy / count, spread over each window; count leaves out the padding unless count_include_pad is set."""
+    """dx = dy / count, spread over each window; count has the padding if count_include_pad is set."""
     x, y = node.inputs[0], node.outputs[0]
     assert x is not None
     window = Window.of(node, attribute(node, "kernel_shape"))

@@ -1,0 +1,97 @@
+"""Data sets: samples that are read when they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxaccel.errors import DataError
+
+Array = npt.NDArray[Any]
+
+
+class Dataset(Protocol):
+    """Samples and their targets.
+
+    Attributes:
+        source: Where it comes from, for messages.
+        classes: Names of the classes, where the targets are class labels and have names; else None.
+    """
+
+    @property
+    def source(self) -> str:
+        """See above."""
+
+    @property
+    def classes(self) -> list[str] | None:
+        """See above."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def take(self, indices: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+        """The samples at ``indices``, stacked along axis 0 (images as [N, H, W, C]), and their targets.
+
+        Targets are int64 [N] class labels, or floats [N, ...].
+        """
+
+
+@dataclass
+class Arrays:
+    """A data set held in arrays, which may be memory-mapped.
+
+    Args:
+        source: Where it comes from.
+        x: The samples, [N, ...].
+        y: The targets, [N, ...]: integers are class labels, floats are values to predict.
+        classes: Names of the classes.
+
+    Raises:
+        DataError: There are no samples, or not as many targets.
+    """
+
+    source: str
+    x: Array
+    y: Array
+    classes: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise DataError(f"{self.source}: {len(self.x)} samples but {len(self.y)} targets")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, indices: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+        """See `Dataset.take`."""
+        y = self.y[indices]
+        return self.x[indices], y.astype(np.int64 if y.dtype.kind in "iub" else np.float32)
+
+
+@dataclass
+class Part:
+    """A range of another data set's samples."""
+
+    whole: Dataset
+    start: int
+    stop: int
+
+    @property
+    def source(self) -> str:
+        """The whole's source, with the range."""
+        return f"{self.whole.source}#{self.start}:{self.stop}"
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The whole's classes."""
+        return self.whole.classes
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def take(self, indices: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+        """See `Dataset.take`."""
+        return self.whole.take(indices + self.start)

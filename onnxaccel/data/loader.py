@@ -1,0 +1,93 @@
+"""Batches in an order that a seed decides, prepared on a background thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxaccel.data.dataset import Array, Dataset
+from onnxaccel.data.prepare import Preparation
+
+Batch = tuple[dict[str, Array], Array]
+"""The model's inputs by name, and the target."""
+
+_AHEAD = 4
+"""Batches that are prepared ahead of their use."""
+
+
+@dataclass(frozen=True)
+class Loader:
+    """One pass over a data set.
+
+    Attributes:
+        dataset: The samples.
+        preparation: Turns raw samples into the model's input.
+        batch_size: Samples per batch; the last batch may be smaller.
+        seed: Shuffle with this seed; None keeps the data set's order.
+        epoch: The number of the pass; each one has its own order, a pure function of seed and epoch.
+    """
+
+    dataset: Dataset
+    preparation: Preparation
+    batch_size: int
+    seed: int | None = None
+    epoch: int = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        with self.starting_at(0) as rest:
+            yield from rest
+
+    def order(self) -> npt.NDArray[np.int64]:
+        """The order of the samples in this pass."""
+        count = len(self.dataset)
+        if self.seed is None:
+            return np.arange(count)
+        return np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(count)
+
+    @contextmanager
+    def starting_at(self, batch: int) -> Generator[Iterator[Batch], None, None]:
+        """The batches from number ``batch`` on; leaving the block ends the background thread."""
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(_AHEAD)
+        stop = threading.Event()
+        thread = threading.Thread(target=self._prepare, args=(batch, ready, stop), daemon=True)
+        thread.start()
+        try:
+            yield _drain(ready)
+        finally:
+            stop.set()
+            while thread.is_alive():  # free the producer where it waits for room
+                try:
+                    ready.get(timeout=0.05)
+                except queue.Empty:
+                    continue
+            thread.join()
+
+    def _prepare(
+        self, first: int, ready: queue.Queue[Batch | BaseException | None], stop: threading.Event
+    ) -> None:
+        try:
+            order = self.order()
+            for start in range(first * self.batch_size, len(order), self.batch_size):
+                if stop.is_set():
+                    return
+                x, y = self.dataset.take(order[start : start + self.batch_size])
+                ready.put(({self.preparation.name: self.preparation(x, self.dataset.source)}, y))
+            ready.put(None)
+        except BaseException as error:  # handed to the consumer, who raises it
+            ready.put(error)
+
+
+def _drain(ready: queue.Queue[Batch | BaseException | None]) -> Iterator[Batch]:
+    while (entry := ready.get()) is not None:
+        if isinstance(entry, BaseException):
+            raise entry
+        yield entry

@@ -1,0 +1,106 @@
+"""From raw samples to a model's input: mean, scale, layout, type; every misfit is said in one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxaccel.data.dataset import Array
+from onnxaccel.errors import DataError
+from onnxaccel.graph.builder import Dim, dims_of
+from onnxaccel.graph.model import Model, Preprocessing, name_of
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How raw data becomes one input of a model.
+
+    Attributes:
+        name: The input's name.
+        dims: The input's dimensions, the batch first.
+        dtype: The input's element type.
+        settings: Mean, scale, layout and channel order.
+    """
+
+    name: str
+    dims: list[Dim]
+    dtype: np.dtype[np.generic]
+    settings: Preprocessing
+
+    @classmethod
+    def of(cls, model: Model) -> Preparation:
+        """The preparation of a model's only input.
+
+        Raises:
+            DataError: The model has several inputs, or its input's rank is not known.
+        """
+        if len(model.inputs) != 1:
+            names = ", ".join(model.input_names())
+            raise DataError(f"the model has {len(model.inputs)} inputs ({names}); data sets feed one")
+        value: ir.Value = model.inputs[0]
+        dims = dims_of(value)
+        if dims is None or not dims or value.dtype is None:
+            raise DataError(f"the shape of input {value.name!r} is not known; convert with --shape")
+        return cls(name_of(value), dims, value.dtype.numpy(), model.metadata.preprocessing)
+
+    def __call__(self, raw: Array, source: str) -> Array:
+        """Prepare a batch.
+
+        Args:
+            raw: Samples stacked along axis 0; images as [N, H, W, C].
+            source: Where they come from, for messages.
+
+        Returns:
+            An array of the input's shape and type: ``(raw - mean) * scale``, in the input's layout.
+
+        Raises:
+            DataError: The samples do not fit the input.
+        """
+        scale = self.settings.scale
+        if scale is None:
+            scale = 1 / 255 if raw.dtype == np.uint8 else 1.0
+        image = raw.ndim == 4
+        if image:
+            raw = self._with_channels(raw, source)
+        x = raw
+        if np.issubdtype(self.dtype, np.floating):
+            x = raw.astype(self.dtype)
+            if self.settings.mean is not None:
+                x -= np.asarray(self.settings.mean, self.dtype)
+            x *= self.dtype.type(scale)
+        if image and len(self.dims) == 4 and self._channels_first():
+            x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        return self._shaped(x.astype(self.dtype, copy=False), source)
+
+    def _channels_first(self) -> bool:
+        if self.settings.layout is not None:
+            return self.settings.layout == "NCHW"
+        return not (self.dims[3] in (1, 3) and self.dims[1] not in (1, 3))
+
+    def _with_channels(self, raw: Array, source: str) -> Array:
+        if len(self.dims) != 4:
+            return raw
+        wanted, have = self.dims[1 if self._channels_first() else 3], raw.shape[3]
+        if wanted == 3 and have == 1:
+            raw = np.repeat(raw, 3, axis=3)
+        elif isinstance(wanted, int) and wanted != have:
+            raise DataError(f"{source}: images have {have} channels, input {self.name!r} takes {wanted}")
+        return raw[..., ::-1] if self.settings.channels == "BGR" and raw.shape[3] == 3 else raw
+
+    def _shaped(self, x: Array, source: str) -> Array:
+        wanted = self.dims[1:]
+        if len(x.shape) - 1 == len(wanted) and all(
+            not isinstance(d, int) or d == n for d, n in zip(wanted, x.shape[1:], strict=True)
+        ):
+            return x
+        fixed = [d for d in wanted if isinstance(d, int)]
+        size = int(np.prod(x.shape[1:]))
+        spatial = x.ndim == 4 and len(wanted) == 4
+        if not spatial and len(fixed) == len(wanted) and int(np.prod(fixed)) == size:
+            return x.reshape(len(x), *fixed)
+        raise DataError(
+            f"{source}: a sample has shape {list(x.shape[1:])}, input {self.name!r} takes {wanted}; "
+            "use data of that size, or a model converted for this one (--shape)"
+        )

@@ -1,0 +1,87 @@
+"""Data SPECs: ``PATH``, ``PATH#train``, ``PATH#0:8000``, ``PATH#test#0:100``, ``sklearn:digits#0:1500``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from onnxaccel.data.dataset import Dataset, Part
+from onnxaccel.errors import DataError
+from onnxaccel.registry import Registry
+
+Reader = Callable[[Path, str | None], Dataset]
+"""``reader(path, part) -> Dataset``; ``part`` is "train", "test" or None for all there is."""
+
+reader: Registry[Reader] = Registry("data reader")
+"""Readers by format: ``@reader("idx")``. `format_of` tells the format from the content."""
+
+PARTS = ("train", "test")
+
+
+def open_dataset(spec: str) -> Dataset:
+    """Open the data set that a SPEC names.
+
+    Raises:
+        DataError: There is no such data, it is of no format that onnxaccel reads, damaged, or empty.
+    """
+    name, *picks = spec.split("#")
+    part = picks.pop(0) if picks and picks[0] in PARTS else None
+    scheme, _, rest = name.partition(":")
+    if scheme == "sklearn":
+        dataset = _reader("sklearn")(Path(rest), part)
+    else:
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder; --data takes a path or sklearn:NAME")
+        dataset = _reader(format_of(path))(path, part)
+    for pick in picks:
+        dataset = _range(dataset, pick)
+    if not len(dataset):
+        raise DataError(f"{spec}: the data set is empty")
+    return dataset
+
+
+def format_of(path: Path) -> str:
+    """The name of the reader for a path, told from its content."""
+    if path.is_dir():
+        names = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+        if any(re.search(r"-idx[13]-ubyte(\.gz)?$", name) for name in names):
+            return "idx"
+        if any(re.fullmatch(r"(data_batch_\d|test_batch)\.bin", name) for name in names):
+            return "cifar"
+        if any((path / name).is_dir() for name in names):
+            return "folder"
+        raise DataError(f"{path}: neither class folders nor MNIST IDX nor CIFAR-10 binary files are in it")
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if not head:
+        raise DataError(f"{path}: the file is empty")
+    if head.startswith(b"PK\x03\x04"):
+        return "npz"
+    if head[:3] in (b"\0\0\x08", b"\x1f\x8b\x08"):
+        return "idx"
+    if b"\0" not in head and b"," in head:
+        return "csv"
+    raise DataError(
+        f"{path}: of no data format that onnxaccel reads (folders of images, IDX, npz, csv, CIFAR binary)"
+    )
+
+
+def _reader(name: str) -> Reader:
+    import onnxaccel.data.readers  # registers the readers
+
+    found = reader.get(name)
+    assert found is not None, onnxaccel.data.readers
+    return found
+
+
+def _range(dataset: Dataset, pick: str) -> Dataset:
+    match = re.fullmatch(r"(-?\d*):(-?\d*)", pick)
+    if match is None:
+        raise DataError(
+            f"{dataset.source}: #{pick} picks nothing; write #train, #test or a range such as #0:8000"
+        )
+    bounds = slice(*(int(text) if text else None for text in match.groups()))
+    start, stop, _ = bounds.indices(len(dataset))
+    return Part(dataset, start, max(start, stop))
