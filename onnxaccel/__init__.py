@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from onnxaccel.errors import AccelError, UnsupportedOperator
-
-__version__ = "0.1.0"
+from onnxaccel.version import __version__
 
 if TYPE_CHECKING:
+    from onnxaccel import pytorch as pytorch
     from onnxaccel.converters import convert as convert
     from onnxaccel.graph import optimizers as optimizers
     from onnxaccel.graph.autodiff import gradient as gradient
@@ -26,14 +26,15 @@ _HOME = {
     "convert": "onnxaccel.converters",
     "evaluate": "onnxaccel.runtime.evaluator",
     "gradient": "onnxaccel.graph.autodiff",
-    "optimizers": "onnxaccel.graph",
 }
+_MODULES = {"optimizers": "onnxaccel.graph.optimizers", "pytorch": "onnxaccel.pytorch"}
 
 __all__ = [
     "AccelError",
     "Model",
     "Trainer",
     "UnsupportedOperator",
+    "__version__",
     "convert",
     "evaluate",
     "gradient",
@@ -42,8 +43,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _HOME:
         raise AttributeError(f"module 'onnxaccel' has no attribute {name!r}")
-    if name == "optimizers":
-        return importlib.import_module("onnxaccel.graph.optimizers")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -60,12 +60,13 @@ class Session:
 
 
 def _create(model: Model, options: ort.SessionOptions, provider: Provider) -> ort.InferenceSession:
-    providers = provider.ort_providers()
+    # EliminateDropout also drops nodes in training mode, wherever nothing reads their mask
+    settings = {"providers": provider.ort_providers(), "disabled_optimizers": ["EliminateDropout"]}
     try:
         if model.nbytes <= PROTO_LIMIT:
-            return ort.InferenceSession(model.to_proto().SerializeToString(), options, providers=providers)
+            return ort.InferenceSession(model.to_proto().SerializeToString(), options, **settings)
         with tempfile.TemporaryDirectory() as folder:
-            return ort.InferenceSession(model.save(Path(folder) / "model.onnx"), options, providers=providers)
+            return ort.InferenceSession(model.save(Path(folder) / "model.onnx"), options, **settings)
     except Exception as error:
         raise ModelError(f"onnxruntime {ort.__version__} refuses the model: {short(error)}") from None
 

@@ -101,10 +101,7 @@ def _convert(module: torch.nn.Module, example: Example, format_name: str, option
     outputs = naming.rename_outputs(graph_model, outputs)
     model = finish(graph_model, format_name)
     if options.trainable:
-        initializers = graph_model.graph.initializers
-        model.metadata.trainable = [
-            name for name, p in module.named_parameters() if p.requires_grad and name in initializers
-        ]
+        model.metadata.trainable = naming.trained(graph_model, module.named_parameters())
         model.metadata.frozen = frozen
     return Conversion(
         model=model,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxaccel.converters.pytorch.archive import first_line
-from onnxaccel.converters.pytorch.dropout import plain_dropout
 from onnxaccel.converters.pytorch.example import Example
+from onnxaccel.converters.pytorch.substitutes import substitutes
 from onnxaccel.converters.pytorch.trainable import to_trainable
 from onnxaccel.errors import ConversionError
 
@@ -75,7 +75,7 @@ def trace(module: torch.nn.Module, example: Example) -> ExportedProgram:
     failure: Exception | None = None
     for strict in (False, True):
         try:
-            with torch.no_grad(), contextlib.nullcontext() if strict else plain_dropout():
+            with torch.no_grad(), contextlib.nullcontext() if strict else substitutes():
                 return torch.export.export(
                     module, example.args, example.kwargs, dynamic_shapes=dict(shapes), strict=strict
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,6 +107,16 @@ def canonical_parameters(model: ir.Model, tensors: Mapping[str, torch.Tensor]) -
         else:
             duplicate.name = keep
             initializers[keep] = duplicate
+
+
+def trained(model: ir.Model, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> list[str]:
+    """Names of the parameters that require a gradient and that the graph uses, in the module's order."""
+    initializers = model.graph.initializers
+    return [
+        name
+        for name, p in parameters
+        if p.requires_grad and name in initializers and initializers[name].uses()
+    ]
 
 
 def own_weights(model: ir.Model) -> None:

@@ -167,7 +167,6 @@ class Program:
         trainable: bool = request["trainable"]
         set_mode(self.program, training=trainable)
         model, frozen = export_program(self.program, request["opset"], trainable)
-        parameters = dict(self.program.named_parameters())
         naming.canonical_parameters(model, self.program.state_dict)
         set_mode(self.program, training=False)
         self.module = self.program.module()
@@ -175,7 +174,7 @@ class Program:
             names, _ = naming.output_leaves(self.module(*args, **kwargs))
         self.outputs = naming.rename_outputs(model, names)
         self.inputs = [value.name or "" for value in model.graph.inputs]
-        names = [n for n, p in parameters.items() if p.requires_grad and n in model.graph.initializers]
+        names = naming.trained(model, self.program.named_parameters())
         answer = {"trainable": names if trainable else None, "frozen": frozen, "progress": []}
         return answer, {"model": np.frombuffer(ir.to_proto(model).SerializeToString(), np.uint8)}
 

@@ -1,4 +1,8 @@
-"""Dropout's variants written as products with plain dropout, the one form that ONNX has an operator for."""
+"""Functions that are traced in another form, since ONNX or torch's exporter has none for their own.
+
+Channel and alpha dropout become products with plain dropout of a tensor of ones, which is the mask: 0 or 1 /
+(1 - p) in training, 1 in inference.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +17,47 @@ ALPHA = -1.7580993408473766
 """-scale * alpha of SELU: what AlphaDropout puts in place of what it drops (Klambauer et al. 2017)."""
 
 
-def plain_dropout() -> TorchFunctionMode:
-    """A mode in which channel and alpha dropout are traced as plain dropout of a tensor of ones.
-
-    Dropout of ones is the mask: 0 or 1 / (1 - p) in training, 1 in inference.
-    """
+def substitutes() -> TorchFunctionMode:
+    """A mode in which a module can be traced with the substitutes in place."""
     import torch
     from torch.nn import functional
     from torch.overrides import TorchFunctionMode
 
-    variants: dict[Callable[..., Any], Callable[..., torch.Tensor]] = {}
-    for name in ("dropout1d", "dropout2d", "dropout3d"):
-        variants[getattr(functional, name)] = _feature_dropout
-    for home in (functional, torch):
-        variants[home.alpha_dropout] = _alpha_dropout
-        variants[home.feature_alpha_dropout] = _feature_alpha_dropout
-    variants[torch.feature_dropout] = _feature_dropout
+    table: dict[Callable[..., Any], Callable[..., torch.Tensor]] = {
+        functional.scaled_dot_product_attention: _attention,
+        functional.dropout1d: _feature_dropout,
+        functional.dropout2d: _feature_dropout,
+        functional.dropout3d: _feature_dropout,
+        functional.alpha_dropout: _alpha_dropout,
+        functional.feature_alpha_dropout: _feature_alpha_dropout,
+        torch.feature_dropout: _feature_dropout,
+        torch.alpha_dropout: _alpha_dropout,
+        torch.feature_alpha_dropout: _feature_alpha_dropout,
+    }
 
-    class PlainDropout(TorchFunctionMode):
+    class Substitutes(TorchFunctionMode):
         def __torch_function__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
         ) -> Any:
-            return variants.get(func, func)(*args, **(kwargs or {}))
+            return table.get(func, func)(*args, **(kwargs or {}))
 
-    return PlainDropout()
+    return Substitutes()
+
+
+def _attention(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Attention of [N, T, E] tensors, which the exporter takes as [N, heads, T, E] only."""
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    if query.ndim != 3:
+        return scaled_dot_product_attention(query, *args, **kwargs)
+
+    def with_head(value: Any) -> Any:
+        return value.unsqueeze(1) if isinstance(value, torch.Tensor) and value.ndim == 3 else value
+
+    headed = [with_head(value) for value in args]
+    named = {name: with_head(value) for name, value in kwargs.items()}
+    return scaled_dot_product_attention(query.unsqueeze(1), *headed, **named).squeeze(1)
 
 
 def _feature_dropout(
