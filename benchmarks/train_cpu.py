@@ -2,10 +2,11 @@
 
     python benchmarks/train_cpu.py [--models mlp,cifar_cnn] [--rounds 7] [--seconds 2] [--json FILE]
 
-Each candidate lives in a process of its own with the same weights, batch, optimizer (SGD) and thread count. All start,
-warm up, and then take turns: one measures while the others sleep, round after round, with an idle gap before each
-turn. A turn during which something else kept the machine busy is repeated, and marked if it stays busy. The table
-gives the median steps per second, its spread over the rounds (minimum to maximum), and the ratio to torch eager.
+Each candidate lives in a process of its own with the same weights, batch, optimizer (SGD) and thread count.
+All start, warm up, and then take turns: one measures while the others sleep, round after round, with an idle
+gap before each turn. A turn during which something else kept the machine busy is repeated, and marked if it
+stays busy. The table gives the median steps per second, its spread over the rounds (minimum to maximum), and
+the ratio to torch eager.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def onnxaccel_step(name: str, threads: int) -> Callable[[], float]:
 
     x, y = batch_of(name, models.input_shape(name))
     model = oa.convert(models.build(name, "pytorch"), torch.from_numpy(x), trainable=True)
-    trainer = oa.Trainer(model, optimizer=oa.optimizers.SGD(LEARNING_RATE), ep="cpu", threads=threads, metrics=False)
+    trainer = oa.Trainer(
+        model, optimizer=oa.optimizers.SGD(LEARNING_RATE), ep="cpu", threads=threads, metrics=False
+    )
     return lambda: trainer.step(x, y)
 
 
@@ -158,7 +161,9 @@ def compare(name: str, rounds: int, seconds: float, threads: int) -> list[dict[s
 
 def main() -> None:
     """Run the benchmark and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", default=",".join(BATCH))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnxaccel
 from onnxaccel.converters.contract import Conversion, Options
 from onnxaccel.converters.detect import Detected, detect
 from onnxaccel.errors import ConversionError
 from onnxaccel.graph.model import OPSET, Model
+from onnxaccel.version import __version__
 
 TOLERANCE = 1e-4
 """Largest relative error between the source framework and the converted model, unless given."""
@@ -69,7 +69,7 @@ def convert(
     conversion = _convert_files(source, options) if _is_path(source[0]) else _convert_live(source, options)
     try:
         model = conversion.model
-        model.metadata.version = onnxaccel.__version__
+        model.metadata.version = __version__
         model.check()
         if verify:
             from onnxaccel.converters.gate import verify as compare

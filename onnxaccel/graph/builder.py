@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxaccel.graph.model import name_of, tensor_of
 
-Operand = ir.Value | float | int | Sequence[int] | np.ndarray[Any, Any] | None
+Operand = ir.Value | float | int | Sequence[int] | np.ndarray[Any, Any] | np.generic | None
 """An input of a node: a value, None for an absent one, or a number or array that becomes an initializer."""
 
 _INT64 = frozenset({"Shape", "Size", "NonZero", "ArgMax", "ArgMin"})
@@ -97,9 +97,9 @@ class Builder:
             dtype: Type of Python floats; float32 when None.
         """
         array = np.asarray(data)
-        if not isinstance(data, np.ndarray) and array.dtype.kind == "f" and array.size:
+        if not isinstance(data, (np.ndarray, np.generic)) and array.dtype.kind == "f" and array.size:
             array = array.astype((dtype or ir.DataType.FLOAT).numpy())
-        elif not isinstance(data, np.ndarray) and array.dtype.kind != "b":
+        elif not isinstance(data, (np.ndarray, np.generic)) and array.dtype.kind != "b":
             array = array.astype(np.int64)
         digest = hashlib.sha1(array.tobytes()).hexdigest()[:12]
         shape = "x".join(map(str, array.shape)) or "scalar"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxaccel.errors import TrainingError
@@ -154,10 +155,16 @@ class Adam(Optimizer):
         p, g = self.decayed(op, p, g, lr)
         m = op.Add(op.Mul(state[0], b1), op.Mul(g, 1.0 - b1))
         v = op.Add(op.Mul(state[1], b2), op.Mul(op.Mul(g, g), 1.0 - b2))
-        size = op.Div(lr, op.Sub(1.0, op.Pow(op.constant(b1), t)))
-        root = op.Sqrt(op.Sub(1.0, op.Pow(op.constant(b2), t)))
+        size = op.Div(lr, _bias_correction(op, b1, t))
+        root = op.Sqrt(_bias_correction(op, b2, t))
         denominator = op.Add(op.Div(op.Sqrt(v), root), self.eps)
         return op.Sub(p, op.Mul(op.Div(m, denominator), size)), [m, v]
+
+
+def _bias_correction(op: Builder, beta: float, t: ir.Value | None) -> ir.Value:
+    """``1 - beta^t`` as a float32 scalar, computed in float64: in float32, 1 - 0.999 has only five digits."""
+    power = op.Pow(np.float64(beta), op.Cast(t, to=ir.DataType.DOUBLE.value))
+    return op.Cast(op.Sub(np.float64(1), power), to=ir.DataType.FLOAT.value)
 
 
 @optimizer("adamw")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import onnxruntime as ort
 
-import onnxaccel
 from onnxaccel.runtime.providers import NAMES, missing
+from onnxaccel.version import __version__
 
 _PACKAGES = {
     "numpy": "",
@@ -89,7 +89,7 @@ def examine() -> Environment:
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxaccel[gpu]'"
         )
     return Environment(
-        onnxaccel=onnxaccel.__version__,
+        onnxaccel=__version__,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

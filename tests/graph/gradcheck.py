@@ -1,7 +1,8 @@
 """Checking a gradient graph against finite differences in float64.
 
-Graphs run on onnxruntime where it has float64 kernels for all their operators, and on the ONNX reference evaluator
-otherwise (onnxruntime has none for Conv; the reference has no Pad that crops, and wrong Indices of MaxPool).
+Graphs run on onnxruntime where it has float64 kernels for all their operators, and on the ONNX reference
+evaluator otherwise (onnxruntime has none for Conv; the reference has no Pad that crops, and wrong Indices of
+MaxPool).
 
 For a scalar ``f(x) = sum(seed * output)`` and random directions v, ``<gradient, v>`` must equal
 ``(f(x + hv) - f(x - hv)) / 2h``. Outputs, inputs and seeds are float64, so that h = 1e-6 leaves ten digits.

@@ -1,0 +1,184 @@
+"""Readers, SPECs, preparation and the loader, on real data."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from PIL import Image
+
+from onnxaccel.data import as_dataset, batches, label_kind, open_dataset
+from onnxaccel.errors import DataError
+from onnxaccel.graph.model import Model, Preprocessing
+
+
+def identity(*dims: int | str, preprocessing: Preprocessing | None = None) -> Model:
+    """A model that gives its float input back."""
+    info = helper.make_tensor_value_info
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "g", [info("x", kind, dims)], [info("y", kind, dims)]
+    )
+    model = Model.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]))
+    if preprocessing is not None:
+        model.metadata.preprocessing = preprocessing
+    return model
+
+
+def all_of(spec: Any, model: Model, **settings: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    parts = list(batches(spec, model, 64, **settings))
+    return np.concatenate([f["x"] for f, _ in parts]), np.concatenate([y for _, y in parts])
+
+
+def test_idx_is_read_whole_and_in_part(shared: Path) -> None:
+    data = open_dataset(str(shared / "data/mnist"))
+    assert len(data) == 10_000
+    x, y = data.take(np.array([0, 9_999]))
+    assert x.shape == (2, 28, 28, 1) and x.dtype == np.uint8 and x.max() > 200
+    assert y.tolist() == [7, 6]  # MNIST's test part begins with a 7 and ends with a 6
+    part = open_dataset(f"{shared}/data/mnist#test#8000:10000")
+    assert len(part) == 2_000
+    np.testing.assert_array_equal(part.take(np.array([1_999]))[0], x[1:])
+
+
+def test_idx_fits_flat_and_square_inputs(shared: Path) -> None:
+    spec = f"{shared}/data/mnist#0:100"
+    flat, _ = all_of(spec, identity("N", 784))
+    square, _ = all_of(spec, identity("N", 1, 28, 28))
+    np.testing.assert_array_equal(flat, square.reshape(100, 784))
+    assert flat.min() == 0 and flat.max() == 1
+
+
+def test_class_folders_are_decoded_in_either_layout(shared: Path) -> None:
+    folder = shared / "data/cifar10/test"
+    x, y = all_of(str(folder), identity("N", 3, 32, 32))
+    nhwc, _ = all_of(f"{shared}/data/cifar10#test", identity("N", 32, 32, 3))
+    np.testing.assert_array_equal(x, nhwc.transpose(0, 3, 1, 2))
+    assert np.bincount(y).tolist() == [100] * 10
+    first = sorted((folder / "airplane").iterdir())[0]
+    np.testing.assert_allclose(
+        nhwc[0], np.asarray(Image.open(first).convert("RGB")) / np.float32(255), rtol=1e-6
+    )
+
+
+def test_preprocessing_is_mean_then_scale_in_the_given_channel_order(shared: Path) -> None:
+    spec = f"{shared}/data/cifar10#test#0:4"
+    raw, _ = open_dataset(spec).take(np.arange(4))
+    settings = Preprocessing(mean=[1.0, 2.0, 3.0], scale=0.5, layout="NHWC", channels="BGR")
+    x, _ = all_of(spec, identity("N", 32, 32, 3, preprocessing=settings))
+    np.testing.assert_allclose(x, (raw[..., ::-1] - np.array([1.0, 2.0, 3.0])) * 0.5)
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    data = (np.arange(200, dtype=np.float32)[:, None], np.arange(200))
+    model = identity("N", 1)
+
+    def order(**settings: int) -> list[int]:
+        return [int(v) for v in all_of(data, model, **settings)[1]]
+
+    assert order(seed=1, epoch=0) == order(seed=1, epoch=0)
+    assert order(seed=1, epoch=0) != order(seed=1, epoch=1)
+    assert order(seed=1, epoch=0) != order(seed=2, epoch=0)
+    assert sorted(order(seed=1, epoch=0)) == list(range(200))
+    whole = batches(data, model, 64, seed=1)
+    with whole.starting_at(2) as rest:
+        assert np.concatenate([y for _, y in rest]).tolist() == order(seed=1, epoch=0)[128:]
+
+
+def test_the_background_thread_ends_when_the_consumer_leaves(shared: Path) -> None:
+    before = threading.active_count()
+    with batches(f"{shared}/data/mnist", identity("N", 784), 8).starting_at(0) as rest:
+        next(rest)
+    assert threading.active_count() == before
+
+
+def test_npz_csv_and_sklearn(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).random((20, 3), np.float32), np.arange(20) % 2
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x[:5], y_test=y[:5])
+    assert len(open_dataset(f"{tmp_path}/d.npz#train")) == 20
+    assert len(open_dataset(f"{tmp_path}/d.npz#test")) == 5
+    rows = "\n".join(f"{a},{b},{c},{label}" for (a, b, c), label in zip(x, y, strict=True))
+    (tmp_path / "d.csv").write_text(f"a,b,c,label\n{rows}\n")
+    values, labels = open_dataset(f"{tmp_path}/d.csv").take(np.arange(20))
+    np.testing.assert_allclose(values, x, rtol=1e-6)
+    assert labels.tolist() == y.tolist()
+    assert len(open_dataset("sklearn:digits")) == 1797
+    assert label_kind("sklearn:digits") == "cross_entropy"
+    assert label_kind("sklearn:diabetes") == "mse"
+
+
+def test_images_of_several_sizes_share_the_first_one_s(tmp_path: Path) -> None:
+    for name, size in (("a", (8, 6)), ("b", (16, 12))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", size, (10, 20, 30)).save(tmp_path / name / "0.png")
+    x, _ = open_dataset(str(tmp_path)).take(np.array([0, 1]))
+    assert x.shape == (2, 6, 8, 3)
+    assert np.unique(x.reshape(-1, 3), axis=0).tolist() == [[10, 20, 30]]
+
+
+def _truncated(tmp_path: Path, shared: Path) -> str:
+    for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
+        shutil.copy(shared / "data/mnist" / name, tmp_path)
+    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:5000])
+    return str(tmp_path)
+
+
+def _bad_magic(tmp_path: Path, shared: Path) -> str:
+    shutil.copy(shared / "data/mnist/t10k-labels-idx1-ubyte.gz", tmp_path)
+    with gzip.open(tmp_path / "t10k-images-idx3-ubyte.gz", "wb") as file:
+        file.write(b"\0\0\x0d\3" + bytes(100))
+    return str(tmp_path)
+
+
+def _broken_image(tmp_path: Path, shared: Path) -> str:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/0.jpg").write_bytes(b"\xff\xd8 no picture")
+    return str(tmp_path)
+
+
+def _pickle(tmp_path: Path, shared: Path) -> str:
+    np.savez(tmp_path / "d.npz", x=np.array([{}], object), y=np.zeros(1))
+    return f"{tmp_path}/d.npz"
+
+
+def _unequal(tmp_path: Path, shared: Path) -> str:
+    np.savez(tmp_path / "d.npz", x=np.zeros((3, 2)), y=np.zeros(2))
+    return f"{tmp_path}/d.npz"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda tmp, shared: str(tmp / "nowhere"), "no such file or folder"),
+        (lambda tmp, shared: str(tmp), "neither class folders nor"),
+        (lambda tmp, shared: f"{shared}/data/cifar10", "has parts"),
+        (lambda tmp, shared: f"{shared}/data/mnist#5", "#5 picks nothing"),
+        (lambda tmp, shared: f"{shared}/data/mnist#9:3", "empty"),
+        (lambda tmp, shared: f"{shared}/data/mnist#train", "no pair of train images"),
+        (_truncated, "t10k-images-idx3-ubyte.gz: (truncated|cannot be read)"),
+        (_bad_magic, "magic 00000d03"),
+        (_broken_image, "0.jpg: not a readable image"),
+        (_pickle, "not a readable npz"),
+        (_unequal, "3 samples but 2 targets"),
+    ],
+)
+def test_bad_data_is_one_clear_error(make: Any, message: str, tmp_path: Path, shared: Path) -> None:
+    spec = make(tmp_path, shared)
+    with pytest.raises(DataError, match=message) as caught:
+        as_dataset(spec).take(np.array([0]))
+    assert "\n" not in str(caught.value)
+
+
+def test_samples_that_do_not_fit_the_model_are_named(shared: Path) -> None:
+    with pytest.raises(DataError, match=r"sample has shape \[1, 28, 28\].*takes \[1, 32, 32\]"):
+        all_of(f"{shared}/data/mnist#0:10", identity("N", 1, 32, 32))
+    with pytest.raises(DataError, match=r"images have 3 channels.*takes 1"):
+        all_of(f"{shared}/data/cifar10#test#0:10", identity("N", 1, 32, 32))
