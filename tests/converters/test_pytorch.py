@@ -160,8 +160,8 @@ def test_several_inputs_keywords_and_nested_outputs() -> None:
 
 
 class Branch(nn.Module):
-    def forward(self, x: Any) -> Any:
-        return x * 2 if x.sum() > 0 else x - 1
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if bool(x.sum() > 0) else x - 1
 
 
 class FixedBatch(nn.Module):
@@ -178,7 +178,7 @@ class Noise(nn.Module):
     ("module", "example", "options", "message"),
     [
         (Branch(), (torch.randn(2, 3),), {}, "branch that depends on its input's values.*torch.cond"),
-        (FixedBatch(), (torch.randn(2, 3, 4),), {}, "fixes a dimension"),
+        (FixedBatch(), (torch.randn(2, 3, 4),), {}, r"fixes a dimension .* to be a constant \(2\)"),
         (Noise(), (torch.randn(2, 3),), {"trainable": True}, "draws random numbers in training"),
         (nn.Linear(3, 2), (torch.randn(2, 4),), {}, "does not run on the example"),
         (nn.Linear(3, 2), (torch.randn(2, 3), torch.randn(2, 3)), {}, "does not fit Linear.forward"),
@@ -258,6 +258,41 @@ def test_truncated_files(nets: Path, keep: float) -> None:
     Path("cut.pt").write_bytes(data[: int(len(data) * keep)])
     with pytest.raises(oa.AccelError, match="damaged or truncated"):
         oa.convert("cut.pt", factory=f"{nets.name}:net")
+
+
+def test_exported_program_of_a_module_in_training_mode(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.Dropout(0.2))
+    torch.export.save(torch.export.export(module.train(), (torch.randn(2, 3, 8, 8),)), tmp_path / "m.pt2")
+    model = oa.convert(tmp_path / "m.pt2", trainable=True)
+    assert model.metadata.trainable == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert [node.op_type for node in model.graph] == ["Conv", "BatchNormalization", "Dropout"]
+    x = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    expected = module.eval()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(Session(model).run({"input": x})["output"], expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConversionError, match="recorded in it"):
+        oa.convert(tmp_path / "m.pt2", shapes={"input": (1, 3, 9, 9)})
+
+
+def test_torchscript_keeps_both_branches(tmp_path: Path) -> None:
+    torch.jit.script(Branch()).save(tmp_path / "branch.pt")
+    model = oa.convert(tmp_path / "branch.pt", shapes={"x": (1, 3)})
+    for x in (np.ones((2, 3), np.float32), -np.ones((2, 3), np.float32)):
+        expected = Branch()(torch.from_numpy(x)).numpy()
+        np.testing.assert_array_equal(Session(model).run({"x": x})["output"], expected)
+
+
+def test_pickled_modules_only_on_trust(tmp_path: Path) -> None:
+    torch.save({"epoch": 1, "model": nn.Sequential(nn.Linear(3, 2))}, tmp_path / "m.pt")
+    with pytest.raises(ConversionError, match="--trust-pickle"):
+        oa.convert(tmp_path / "m.pt")
+    model = oa.convert(tmp_path / "m.pt", trust_pickle=True, trainable=True)
+    assert model.metadata.trainable == ["0.weight", "0.bias"]
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_wrapped_modules_keep_their_own_names(wrap: Any) -> None:
+    model = oa.convert(wrap(nn.Linear(3, 2)), torch.randn(2, 3), trainable=True)
+    assert (model.input_names(), model.metadata.trainable) == (["input"], ["weight", "bias"])
 
 
 def test_the_model_survives_saving(tmp_path: Path) -> None:

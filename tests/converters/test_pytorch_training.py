@@ -149,3 +149,43 @@ def test_dropout_in_training_draws_from_torchs_distribution(layer: type[Any]) ->
     assert dropped.mean() == pytest.approx(0.3, abs=0.04)
     whole_channels = np.isin(dropped.mean(-1), (0.0, 1.0)).all()
     assert whole_channels == (layer in (nn.Dropout2d, nn.FeatureAlphaDropout))
+
+
+class Detached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.second(self.first(x).detach())
+
+
+class WithoutGradient(Detached):
+    def forward(self, x: Any) -> Any:
+        with torch.no_grad():
+            x = torch.tanh(self.first(x))
+        return self.second(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Detached(), "stops a gradient"),
+        (WithoutGradient(), "stops a gradient"),
+        (nn.utils.parametrizations.spectral_norm(nn.Linear(3, 2)), "stops a gradient"),
+        (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, momentum=None)), "momentum=None"),
+    ],
+)
+def test_what_onnx_would_train_otherwise_is_refused(module: Any, message: str) -> None:
+    oa.convert(module, torch.randn(2, 3))
+    with pytest.raises(oa.AccelError, match=message):
+        oa.convert(module, torch.randn(2, 3), trainable=True)
+
+
+def test_a_stopped_gradient_of_no_parameter_is_no_obstacle() -> None:
+    module = Detached()
+    module.first.requires_grad_(False)
+    assert oa.convert(module, torch.randn(2, 3), trainable=True).metadata.trainable == [
+        "second.weight",
+        "second.bias",
+    ]

@@ -37,10 +37,12 @@ def convert_files(detected: Detected, options: Options) -> Conversion:
         from onnxaccel.converters.pytorch.sandbox import convert_archive
 
         return convert_archive(path, detected.format, options)
+    import torch
+
     from onnxaccel.converters.pytorch import archive, factory
 
     state = archive.read_state(path, detected.format, options.trust_pickle)
-    if not isinstance(state, dict):
+    if isinstance(state, torch.nn.Module):
         return _convert(state, _example(state, options), detected.format, options)
     if options.factory is None:
         raise ConversionError(
@@ -74,6 +76,9 @@ def convert_live(model: Any, example: tuple[Any, ...], options: Options) -> Conv
         raise ConversionError(
             "a live ScriptModule is not converted; save it with module.save(path), give the path"
         )
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
+    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        model = model.module
     if not isinstance(model, torch.nn.Module):
         raise ConversionError(f"a {type(model).__name__} is no torch.nn.Module; give the module itself")
     chosen = given(model, example, options.shapes) if example else _example(model, options)
@@ -84,8 +89,11 @@ def _convert(module: torch.nn.Module, example: Example, format_name: str, option
     import torch
 
     from onnxaccel.converters.pytorch import export, naming, reference
+    from onnxaccel.converters.pytorch.trainable import refuse_cumulative_average
 
     refuse_cuts(options)
+    if options.trainable:
+        refuse_cumulative_average(module)
     options.progress("tracing with torch.export")
     with export.mode(module, training=False):
         try:

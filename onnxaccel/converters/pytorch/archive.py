@@ -107,7 +107,7 @@ def read_state(path: Path, format_name: str, trust_pickle: bool) -> Any:
         except Exception as error:
             raise ConversionError(f"{path}: a damaged safetensors file ({first_line(error)})") from None
     loaded = read_checkpoint(path, trust_pickle)
-    return loaded if hasattr(loaded, "forward") else tensors_in(loaded, path)
+    return _module_in(loaded) or tensors_in(loaded, path)
 
 
 def tensors_in(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
@@ -121,6 +121,14 @@ def tensors_in(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
                 return tensors
     keys = ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) else type(loaded).__name__
     raise MissingWeights(f"{path}: no state dict in it (it holds {keys[:200]}); save module.state_dict()")
+
+
+def _module_in(loaded: Any) -> torch.nn.Module | None:
+    """A pickled module, at the top or under one of the usual keys; only a trusted pickle can hold one."""
+    import torch
+
+    candidates = [loaded, *(_get(loaded, key) for key in _NESTED)]
+    return next((c for c in candidates if isinstance(c, torch.nn.Module)), None)
 
 
 def _get(loaded: Any, key: str) -> Any:

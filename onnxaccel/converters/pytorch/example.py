@@ -41,8 +41,12 @@ class Example:
 
         return [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, torch.Tensor)]
 
-    def map(self, function: Callable[[torch.Tensor, int], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments with each tensor replaced by ``function(tensor, position)``, all else by itself."""
+    def map(
+        self,
+        function: Callable[[torch.Tensor, int], Any],
+        other: Callable[[Any], Any] = lambda leaf: leaf,
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments with each tensor replaced by ``function(tensor, position)``, all else by ``other``."""
         import torch
         from torch.utils import _pytree as pytree
 
@@ -52,8 +56,9 @@ class Example:
         for leaf in leaves:
             if isinstance(leaf, torch.Tensor):
                 position += 1
-                leaf = function(leaf, position)
-            mapped.append(leaf)
+                mapped.append(function(leaf, position))
+            else:
+                mapped.append(other(leaf))
         args, kwargs = pytree.tree_unflatten(mapped, spec)
         return args, kwargs
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxaccel.converters.pytorch.archive import first_line
 from onnxaccel.converters.pytorch.example import Example
 from onnxaccel.converters.pytorch.substitutes import substitutes
-from onnxaccel.converters.pytorch.trainable import to_trainable
+from onnxaccel.converters.pytorch.trainable import refuse_stopped_gradients, to_trainable
 from onnxaccel.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def export_module(
     Raises:
         ConversionError: torch cannot export the module.
     """
-    with mode(module, training=trainable), quiet():
+    import torch
+
+    with mode(module, training=trainable), quiet(), torch.set_grad_enabled(trainable):
         program = trace(module, example)
         return export_program(program, opset, trainable)
 
@@ -70,33 +72,28 @@ def trace(module: torch.nn.Module, example: Example) -> ExportedProgram:
     def dynamic(tensor: torch.Tensor, position: int) -> dict[int, Any]:
         return {axis: dims.get(axis, torch.export.Dim.DYNAMIC) for axis in sorted(example.dynamic[position])}
 
-    args, kwargs = example.map(dynamic)
+    args, kwargs = example.map(dynamic, other=lambda leaf: None)
     shapes = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-    failure: Exception | None = None
-    for strict in (False, True):
-        try:
-            with torch.no_grad(), contextlib.nullcontext() if strict else substitutes():
-                return torch.export.export(
-                    module, example.args, example.kwargs, dynamic_shapes=dict(shapes), strict=strict
-                )
-        except Exception as error:  # torch's exceptions share no base class
-            failure = failure or error
-    raise ConversionError(_advice(type(module).__name__, failure or Exception()))
+    try:
+        with substitutes():
+            return torch.export.export(module, example.args, example.kwargs, dynamic_shapes=dict(shapes))
+    except Exception as error:  # torch's exceptions share no base class
+        raise ConversionError(_advice(type(module).__name__, error)) from None
 
 
 def _advice(name: str, error: Exception) -> str:
     text = str(error)
     if "data-dependent" in text.lower() or "dynamic control flow" in text.lower():
         return (
-            f"{name} takes a branch that depends on its input's values, so one graph would be wrong for "
-            f"the others; "
-            f"write the branch with torch.cond or torch.where ({first_line(error)})"
+            f"{name} takes a branch that depends on its input's values, so one graph would be wrong for the "
+            f"others; write the branch with torch.cond or torch.where ({first_line(error)})"
         )
-    if "Constraints violated" in text or "specializ" in text:
+    if "Constraints violated" in text:
+        fixed = next((line.strip(" -") for line in text.splitlines() if "constant" in line), text)
         return (
-            f"{name} fixes a dimension that should be dynamic ({first_line(error)}); let the module read "
-            f"sizes from "
-            f"x.shape instead of numbers"
+            f"{name} fixes a dimension that should be dynamic ({fixed.split('. ')[0]}); take batches "
+            f"along axis "
+            f"0, and read sizes from x.shape instead of writing numbers"
         )
     return f"torch.export cannot trace {name}: {first_line(error)}"
 
@@ -109,6 +106,8 @@ def export_program(program: ExportedProgram, opset: int, trainable: bool) -> tup
     """
     import torch
 
+    if trainable:
+        refuse_stopped_gradients(program)
     try:
         with quiet(), torch.no_grad():
             exported = torch.onnx.export(
@@ -130,14 +129,11 @@ def export_program(program: ExportedProgram, opset: int, trainable: bool) -> tup
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence torch's exporter, whose warnings are about itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)

@@ -23,12 +23,22 @@ _THROUGH = frozenset(
 
 
 def run(module: Callable[..., object], example: Example, feed: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Call ``module`` with the tensors of ``example`` replaced by ``feed``; return its tensors in order."""
+    """Call ``module`` with the tensors of ``example`` replaced by ``feed``; return its tensors in order.
+
+    Raises:
+        ConversionError: The module does not run on inputs of these sizes.
+    """
     import torch
 
     args, kwargs = example.map(lambda old, position: feed[position].to(old.device))
-    with torch.no_grad():
-        return output_leaves(module(*args, **kwargs))[1]
+    try:
+        with torch.no_grad():
+            return output_leaves(module(*args, **kwargs))[1]
+    except Exception as error:  # the module's own code
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in feed)
+        raise ConversionError(
+            f"the model itself does not run on inputs of another size ({shapes}): {first_line(error)}"
+        ) from None
 
 
 def reference(
@@ -38,16 +48,8 @@ def reference(
     import torch
 
     def call(feed: Arrays) -> Arrays:
-        tensors = [torch.from_numpy(feed[name]) for name in inputs]
         with mode(module, training=False):
-            try:
-                results = run(module, example, tensors)
-            except Exception as error:  # the module's own code
-                shapes = ", ".join(f"{name} {list(feed[name].shape)}" for name in inputs)
-                raise ConversionError(
-                    f"the module itself does not run on inputs of another size ({shapes}): "
-                    f"{first_line(error)}"
-                ) from None
+            results = run(module, example, [torch.from_numpy(feed[name]) for name in inputs])
         return {name: t.detach().cpu().numpy() for name, t in zip(outputs, results, strict=True)}
 
     return call

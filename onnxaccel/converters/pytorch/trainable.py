@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxaccel.errors import ConversionError
 
 if TYPE_CHECKING:
+    import torch
     from torch.export import ExportedProgram
 
 _RANDOM = frozenset(
@@ -54,6 +55,52 @@ def to_trainable(model: ir.Model, program: ExportedProgram) -> list[str]:
         )
     to_inference(model)
     return _set_momenta(model, program)
+
+
+def refuse_cumulative_average(module: torch.nn.Module) -> None:
+    """Refuse batch normalization with ``momentum=None``, whose running statistics ONNX cannot express."""
+    import torch
+
+    for name, part in module.named_modules():
+        if (
+            isinstance(part, torch.nn.modules.batchnorm._NormBase)
+            and part.momentum is None
+            and part.track_running_stats
+        ):
+            raise ConversionError(
+                f"{name}: a {type(part).__name__} with momentum=None averages over all batches, for "
+                f"which ONNX has no "
+                f"operator; give it a momentum, for instance 0.1"
+            )
+
+
+def refuse_stopped_gradients(program: ExportedProgram) -> None:
+    """Refuse a traced module that keeps a gradient from a trainable parameter by detach() or no_grad().
+
+    ONNX has no operator for that: the gradient would flow on, and training would silently differ from
+    torch's.
+
+    Raises:
+        ConversionError: There is such a place.
+    """
+    parameters = program.graph_signature.inputs_to_parameters
+    reached = set()
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in parameters:
+            if program.state_dict[parameters[node.name]].requires_grad:
+                reached.add(node)
+        elif reached.intersection(node.all_input_nodes):
+            target = str(node.target)
+            if target.startswith("aten.detach") or (
+                target == "wrap_with_set_grad_enabled" and not node.args[0]
+            ):
+                raise ConversionError(
+                    f"the module stops a gradient in its forward (detach or no_grad, at {node.name!r}), "
+                    f"for which ONNX "
+                    f"has no operator, so its training would differ from torch's; convert it for "
+                    f"inference only"
+                )
+            reached.add(node)
 
 
 def _set_training(node: ir.Node, index: int) -> None:

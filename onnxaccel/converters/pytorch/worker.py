@@ -123,8 +123,11 @@ class TorchScript:
         """The module's outputs for a feed."""
         import torch
 
-        with torch.no_grad():
-            return _named(self.outputs, self.module(*(torch.from_numpy(feed[name]) for name in self.names)))
+        from onnxaccel.converters.pytorch.reference import run
+
+        assert self.example is not None
+        tensors = run(self.module, self.example, [torch.from_numpy(feed[name]) for name in self.names])
+        return {name: tensor.numpy() for name, tensor in zip(self.outputs, tensors, strict=True)}
 
 
 class Program:
@@ -193,13 +196,6 @@ _MODELS: dict[str, type[TorchScript] | type[Program]] = {
     "torchscript": TorchScript,
     "exported-program": Program,
 }
-
-
-def _named(names: list[str], result: Any) -> Arrays:
-    from onnxaccel.converters.pytorch.naming import output_leaves
-
-    _, tensors = output_leaves(result)
-    return {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
 
 
 if __name__ == "__main__":
