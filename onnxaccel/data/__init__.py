@@ -46,10 +46,16 @@ def as_dataset(source: Source) -> Dataset:
 
 
 def batches(
-    source: Source, model: Model, batch_size: int, *, seed: int | None = None, epoch: int = 0
+    source: Source,
+    model: Model,
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    epoch: int = 0,
+    classes: int | None = None,
 ) -> Loader:
     """One pass over ``source`` in batches that fit ``model``; see `Loader`."""
-    return Loader(as_dataset(source), Preparation.of(model), batch_size, seed, epoch)
+    return Loader(as_dataset(source), Preparation.of(model), batch_size, seed, epoch, classes)
 
 
 def label_kind(source: Source) -> str:
@@ -66,12 +72,12 @@ def samples(source: str, model: Model, most: int = 16) -> dict[str, npt.NDArray[
     Raises:
         DataError: It is unreadable or does not fit the model.
     """
-    from onnxaccel.data.readers import IMAGE_SUFFIXES, read_image
+    from onnxaccel.data.readers.folder import IMAGE_SUFFIXES, read_image
 
     path = Path(source)
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         preparation = Preparation.of(model)
-        return {preparation.name: preparation(read_image(path)[None], source)}
+        return {preparation.name: preparation(read_image(path, preparation.size)[None], source)}
     if path.is_file() and path.suffix in (".npy", ".npz"):
         try:
             loaded = np.load(path, allow_pickle=False)

@@ -12,6 +12,9 @@ from onnxaccel.errors import DataError
 
 Array = npt.NDArray[Any]
 
+Size = tuple[int, int]
+"""Height and width."""
+
 
 class Dataset(Protocol):
     """Samples and their targets.
@@ -32,10 +35,15 @@ class Dataset(Protocol):
     def __len__(self) -> int:
         """Number of samples."""
 
-    def take(self, indices: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+    def take(self, indices: npt.NDArray[np.int64], size: Size | None = None) -> tuple[Array, Array]:
         """The samples at ``indices``, stacked along axis 0 (images as [N, H, W, C]), and their targets.
 
-        Targets are int64 [N] class labels, or floats [N, ...].
+        Args:
+            indices: Which samples.
+            size: What encoded images are resized to when they are decoded; arrays are never resized.
+
+        Returns:
+            The samples, and int64 [N] class labels or float32 [N, ...] targets.
         """
 
 
@@ -65,10 +73,9 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.x)
 
-    def take(self, indices: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+    def take(self, indices: npt.NDArray[np.int64], size: Size | None = None) -> tuple[Array, Array]:
         """See `Dataset.take`."""
-        y = self.y[indices]
-        return self.x[indices], y.astype(np.int64 if y.dtype.kind in "iub" else np.float32)
+        return self.x[indices], as_targets(self.y[indices])
 
 
 @dataclass
@@ -92,6 +99,13 @@ class Part:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def take(self, indices: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+    def take(self, indices: npt.NDArray[np.int64], size: Size | None = None) -> tuple[Array, Array]:
         """See `Dataset.take`."""
-        return self.whole.take(indices + self.start)
+        return self.whole.take(indices + self.start, size)
+
+
+def as_targets(y: Array) -> Array:
+    """Integers as int64 class labels, [N] also where they came as a column [N, 1]; all else as float32."""
+    if y.dtype.kind not in "iub":
+        return y.astype(np.float32)
+    return y.astype(np.int64).reshape(len(y)) if y.shape[1:] == (1,) else y.astype(np.int64)

@@ -45,11 +45,19 @@ class Preparation:
             raise DataError(f"the shape of input {value.name!r} is not known; convert with --shape")
         return cls(name_of(value), dims, value.dtype.numpy(), model.metadata.preprocessing)
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the input's images, where both are fixed."""
+        if len(self.dims) != 4:
+            return None
+        height, width = self.dims[2:] if self._channels_first() else self.dims[1:3]
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
     def __call__(self, raw: Array, source: str) -> Array:
         """Prepare a batch.
 
         Args:
-            raw: Samples stacked along axis 0; images as [N, H, W, C].
+            raw: Samples stacked along axis 0; images as [N, H, W, C], or in the input's own layout already.
             source: Where they come from, for messages.
 
         Returns:
@@ -61,14 +69,15 @@ class Preparation:
         scale = self.settings.scale
         if scale is None:
             scale = 1 / 255 if raw.dtype == np.uint8 else 1.0
-        image = raw.ndim == 4
+        planar = self._is_planar(raw)
+        image = raw.ndim == 4 and not planar
         if image:
             raw = self._with_channels(raw, source)
         x = raw
         if np.issubdtype(self.dtype, np.floating):
             x = raw.astype(self.dtype)
             if self.settings.mean is not None:
-                x -= np.asarray(self.settings.mean, self.dtype)
+                x -= self._mean(x.shape[1 if planar else -1], planar)
             x *= self.dtype.type(scale)
         if image and len(self.dims) == 4 and self._channels_first():
             x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
@@ -78,6 +87,20 @@ class Preparation:
         if self.settings.layout is not None:
             return self.settings.layout == "NCHW"
         return not (self.dims[3] in (1, 3) and self.dims[1] not in (1, 3))
+
+    def _is_planar(self, raw: Array) -> bool:
+        """Whether 4-D samples are [N, C, H, W] already, as arrays made for the model are."""
+        if raw.ndim != 4 or len(self.dims) != 4 or not self._channels_first():
+            return False
+        return bool(raw.shape[1] == self.dims[1] != raw.shape[3])
+
+    def _mean(self, channels: int, planar: bool) -> Array:
+        mean = np.asarray(self.settings.mean, self.dtype)
+        if mean.size not in (1, channels):
+            raise DataError(
+                f"the mean has {mean.size} values, the data {channels} channels; give one, or one per channel"
+            )
+        return mean.reshape(-1, 1, 1) if planar else mean
 
     def _with_channels(self, raw: Array, source: str) -> Array:
         if len(self.dims) != 4:

@@ -16,7 +16,7 @@ Reader = Callable[[Path, str | None], Dataset]
 reader: Registry[Reader] = Registry("data reader")
 """Readers by format: ``@reader("idx")``. `format_of` tells the format from the content."""
 
-PARTS = ("train", "test")
+PARTS = ("train", "val", "test")
 
 
 def open_dataset(spec: str) -> Dataset:
@@ -46,7 +46,7 @@ def format_of(path: Path) -> str:
     """The name of the reader for a path, told from its content."""
     if path.is_dir():
         names = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
-        if any(re.search(r"-idx[13]-ubyte(\.gz)?$", name) for name in names):
+        if any(re.search(r"[-.]idx[13]-ubyte(\.gz)?$", name) for name in names):
             return "idx"
         if any(re.fullmatch(r"(data_batch_\d|test_batch)\.bin", name) for name in names):
             return "cifar"
@@ -61,10 +61,15 @@ def format_of(path: Path) -> str:
         return "npz"
     if head[:3] in (b"\0\0\x08", b"\x1f\x8b\x08"):
         return "idx"
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
     if b"\0" not in head and b"," in head:
         return "csv"
     raise DataError(
-        f"{path}: of no data format that onnxaccel reads (folders of images, IDX, npz, csv, CIFAR binary)"
+        f"{path}: of no data format that onnxaccel reads "
+        "(folders of images, IDX, npz, csv, parquet, HDF5, CIFAR binary)"
     )
 
 

@@ -65,6 +65,12 @@ def target_of(name: str, prediction: ir.Value) -> ir.Value:
     return ir.val("target", prediction.dtype, prediction.shape)
 
 
+def classes_of(name: str, prediction: ir.Value) -> int | None:
+    """The number that class labels must stay below; None for losses over values, or where it is not known."""
+    width = (dims_of(prediction) or [None])[-1]
+    return width if name in CLASS_LABELS and isinstance(width, int) else None
+
+
 @loss("cross_entropy")
 def cross_entropy(op: Builder, prediction: ir.Value, target: ir.Value) -> Loss:
     """-mean log softmax(z)[target]; dz = (softmax(z) - onehot(target)) / N.

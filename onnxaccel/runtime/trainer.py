@@ -205,7 +205,9 @@ class Trainer:
             graph = evaluation_step(self._model, self.loss, list(self._fed()))
             self._evaluator = Evaluator(graph, self.provider, self._threads)
         weights = self._stepper.buffers()
-        return self._evaluator.run(batches(data, self._model, batch_size), weights)
+        return self._evaluator.run(
+            batches(data, self._model, batch_size, classes=self._step.classes), weights
+        )
 
     def model(self) -> Model:
         """The model in inference form, with the weights and running statistics as they are now."""
@@ -223,7 +225,14 @@ class Trainer:
     def _train_epoch(self, train: Dataset, on_tick: Callable[[Tick], None]) -> int:
         """Train on what is left of the epoch; gives the number of samples seen."""
         progress = self._progress
-        loader = batches(train, self._model, progress.batch_size, seed=self.seed, epoch=progress.epoch)
+        loader = batches(
+            train,
+            self._model,
+            progress.batch_size,
+            seed=self.seed,
+            epoch=progress.epoch,
+            classes=self._step.classes,
+        )
         sums = progress.partial or {"loss": 0.0, "correct": 0.0, "samples": 0.0, "seconds": 0.0}
         progress.partial = sums
         seen = 0

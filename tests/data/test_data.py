@@ -8,11 +8,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import onnx
+import pyarrow as pa
 import pytest
 from onnx import helper
 from PIL import Image
+from pyarrow import parquet as pq
 
 from onnxaccel.data import as_dataset, batches, label_kind, open_dataset
 from onnxaccel.errors import DataError
@@ -114,13 +117,100 @@ def test_npz_csv_and_sklearn(tmp_path: Path) -> None:
     assert label_kind("sklearn:diabetes") == "mse"
 
 
-def test_images_of_several_sizes_share_the_first_one_s(tmp_path: Path) -> None:
-    for name, size in (("a", (8, 6)), ("b", (16, 12))):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", size, (10, 20, 30)).save(tmp_path / name / "0.png")
-    x, _ = open_dataset(str(tmp_path)).take(np.array([0, 1]))
-    assert x.shape == (2, 6, 8, 3)
-    assert np.unique(x.reshape(-1, 3), axis=0).tolist() == [[10, 20, 30]]
+def _mixed_folder(folder: Path) -> Path:
+    for name, mode, size in (("a", "RGB", (8, 6)), ("b", "L", (16, 12))):
+        (folder / name).mkdir()
+        Image.new(mode, size, (10, 20, 30) if mode == "RGB" else 40).save(folder / name / "0.png")
+    return folder
+
+
+def test_images_of_several_sizes_are_brought_to_the_model_s(tmp_path: Path) -> None:
+    x, y = all_of(str(_mixed_folder(tmp_path)), identity("N", 3, 5, 7))
+    assert x.shape == (2, 3, 5, 7) and y.tolist() == [0, 1]
+    np.testing.assert_allclose(x[:, :, 0, 0] * 255, [[10, 20, 30], [40, 40, 40]], rtol=1e-6)
+    with pytest.raises(DataError, match=r"0.png: is 16x12, 0.png is 8x6.*--shape"):
+        all_of(str(tmp_path), identity("N", 3, "H", "W"))
+
+
+def test_sixteen_bit_images_keep_their_range(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.full((4, 4), 0x8000, np.uint16)).save(tmp_path / "a/0.png")
+    assert open_dataset(str(tmp_path)).take(np.array([0]))[0].tolist() == np.full((1, 4, 4, 1), 0x80).tolist()
+
+
+def test_unzipped_idx_and_its_dotted_name_read_alike(tmp_path: Path, shared: Path) -> None:
+    for name in ("images-idx3", "labels-idx1"):
+        content = gzip.decompress((shared / f"data/mnist/t10k-{name}-ubyte.gz").read_bytes())
+        (tmp_path / f"t10k-{name.replace('-', '.')}-ubyte").write_bytes(content)
+    some = np.array([3, 9_999, 0])
+    for one, other in zip(
+        open_dataset(str(tmp_path)).take(some), open_dataset(f"{shared}/data/mnist").take(some), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def _tabular(folder: Path) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    x, y = rng.random((50, 4), np.float32), rng.integers(0, 3, 50)
+    with h5py.File(folder / "d.hdf5", "w") as file:
+        file["x"], file["y"] = x, y
+    columns = {name: x[:, i] for i, name in enumerate("abcd")} | {"label": y}
+    pq.write_table(pa.table(columns), folder / "d.parquet")
+    return x, y
+
+
+@pytest.mark.parametrize("name", ["d.hdf5", "d.parquet"])
+def test_hdf5_and_parquet_rows_come_in_the_order_asked_for(name: str, tmp_path: Path) -> None:
+    x, y = _tabular(tmp_path)
+    path = (tmp_path / name).rename(tmp_path / "without_suffix")  # the content tells the format
+    indices = np.array([7, 3, 49, 3, 0])
+    found, labels = open_dataset(f"{path}#0:50").take(indices)
+    np.testing.assert_array_equal(found, x[indices])
+    np.testing.assert_array_equal(labels, y[indices])
+    assert labels.dtype == np.int64
+
+
+def test_cifar_binary_equals_the_arrays_it_was_written_from(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (7, 32, 32, 3), np.uint8), rng.integers(0, 10, 7, np.uint8)
+    rows = np.concatenate([labels[:, None], images.transpose(0, 3, 1, 2).reshape(7, -1)], axis=1)
+    rows[:4].tofile(tmp_path / "data_batch_1.bin")
+    rows[4:].tofile(tmp_path / "data_batch_2.bin")
+    rows[:2].tofile(tmp_path / "test_batch.bin")
+    order = np.array([6, 0, 4, 3])
+    x, y = open_dataset(f"{tmp_path}#train").take(order)
+    np.testing.assert_array_equal(x, images[order])
+    assert y.tolist() == labels[order].tolist()
+    with pytest.raises(DataError, match="has parts"):
+        open_dataset(str(tmp_path))
+
+
+def test_arrays_in_the_model_s_own_layout_are_taken_as_they_are() -> None:
+    x = np.random.default_rng(0).random((6, 3, 8, 8), np.float32)
+    settings = Preprocessing(mean=[0.1, 0.2, 0.3], scale=2.0)
+    plain, _ = all_of((x, np.zeros(6, np.int64)), identity("N", 3, 8, 8))
+    np.testing.assert_array_equal(plain, x)
+    scaled, _ = all_of((x, np.zeros(6, np.int64)), identity("N", 3, 8, 8, preprocessing=settings))
+    mean = np.array([0.1, 0.2, 0.3], np.float32)
+    np.testing.assert_allclose(scaled, (x - mean[:, None, None]) * 2, rtol=1e-6)
+
+
+def test_a_label_out_of_range_is_named() -> None:
+    data = (np.zeros((5, 2), np.float32), np.array([0, 1, 2, 9, 1]))
+    with pytest.raises(DataError, match=r"sample 3 has label 9, the model has 3 classes, 0 to 2"):
+        list(batches(data, identity("N", 2), 2, classes=3))
+
+
+def test_an_error_in_the_background_reaches_the_consumer(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for index in range(6):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"a/{index}.png")
+    (tmp_path / "a/5.png").write_bytes((tmp_path / "a/0.png").read_bytes()[:42])
+    before, seen = threading.active_count(), 0
+    with pytest.raises(DataError, match=r"5\.png: not a readable image"):
+        for _ in batches(str(tmp_path), identity("N", 3, 4, 4), 1):
+            seen += 1
+    assert seen == 5 and threading.active_count() == before
 
 
 def _truncated(tmp_path: Path, shared: Path) -> str:
@@ -149,6 +239,35 @@ def _pickle(tmp_path: Path, shared: Path) -> str:
     return f"{tmp_path}/d.npz"
 
 
+def _corrupt_gzip(tmp_path: Path, shared: Path) -> str:
+    _truncated(tmp_path, shared)
+    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:1000] + bytes(4000))
+    return str(tmp_path)
+
+
+def _text(content: str) -> Any:
+    def make(tmp_path: Path, shared: Path) -> str:
+        (tmp_path / "d.csv").write_text(content)
+        return f"{tmp_path}/d.csv"
+
+    return make
+
+
+def _cut(name: str) -> Any:
+    def make(tmp_path: Path, shared: Path) -> str:
+        _tabular(tmp_path)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:300])
+        return f"{tmp_path}/{name}"
+
+    return make
+
+
+def _parts_without_choice(tmp_path: Path, shared: Path) -> str:
+    np.savez(tmp_path / "d.npz", x_train=np.zeros((3, 2)), y_train=np.zeros(3))
+    return f"{tmp_path}/d.npz"
+
+
 def _unequal(tmp_path: Path, shared: Path) -> str:
     np.savez(tmp_path / "d.npz", x=np.zeros((3, 2)), y=np.zeros(2))
     return f"{tmp_path}/d.npz"
@@ -168,6 +287,16 @@ def _unequal(tmp_path: Path, shared: Path) -> str:
         (_broken_image, "0.jpg: not a readable image"),
         (_pickle, "not a readable npz"),
         (_unequal, "3 samples but 2 targets"),
+        (_corrupt_gzip, "t10k-images-idx3-ubyte.gz: (truncated|cannot be read)"),
+        (_parts_without_choice, "write .*d.npz#train"),
+        (_text("a,label\n1,x\n"), r"not a table of numbers, line 2"),
+        (_text("a,label\n1,2\n3\n"), r"line 3 has 1 values, the header 2"),
+        (_text("1,2\n3,4\n"), "must name the columns"),
+        (_text("a,label\nnan,1\n"), "row 0 has no number in column 'a'"),
+        (_text("a,label\n"), "empty"),
+        (_cut("d.hdf5"), "not a readable HDF5 file"),
+        (_cut("d.parquet"), "not a table of numbers"),
+        (lambda tmp, shared: "sklearn:faces", "choose one of breast_cancer"),
     ],
 )
 def test_bad_data_is_one_clear_error(make: Any, message: str, tmp_path: Path, shared: Path) -> None:

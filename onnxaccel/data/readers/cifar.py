@@ -1,0 +1,62 @@
+"""CIFAR-10's binary format (Krizhevsky 2009): rows of a label byte and 3 x 32 x 32 pixels, memory-mapped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxaccel.data.dataset import Array, Dataset, Size
+from onnxaccel.data.spec import reader
+from onnxaccel.errors import DataError
+
+_PATTERNS = {"train": "data_batch_*.bin", "test": "test_batch.bin"}
+_ROW = 1 + 3 * 32 * 32
+
+
+@dataclass
+class Batches:
+    """The rows of several batch files, one after the other.
+
+    Attributes:
+        source: The folder.
+        files: Memory-mapped rows, uint8 [N, 3073], per file.
+        classes: Names of the classes, where the folder has them.
+    """
+
+    source: str
+    files: list[npt.NDArray[np.uint8]]
+    classes: list[str] | None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.files))
+
+    def take(self, indices: npt.NDArray[np.int64], size: Size | None = None) -> tuple[Array, Array]:
+        """See `Dataset.take`."""
+        ends = np.cumsum([len(file) for file in self.files])
+        which = np.searchsorted(ends, indices, side="right")
+        rows = np.stack(
+            [self.files[w][i - ends[w]] for w, i in zip(which, indices, strict=True)]  # counted from its end
+        )
+        return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0].astype(np.int64)
+
+
+@reader("cifar")
+def cifar(path: Path, part: str | None) -> Dataset:
+    """A folder of data_batch_1.bin ... data_batch_5.bin and test_batch.bin."""
+    parts = {name: files for name, glob in _PATTERNS.items() if (files := sorted(path.glob(glob)))}
+    if part is None and len(parts) > 1:
+        raise DataError(f"{path}: has parts; write {' or '.join(f'{path}#{name}' for name in parts)}")
+    if part is not None and part not in parts:
+        raise DataError(f"{path}: has no {part} batch files")
+    files = parts[part or next(iter(parts))]
+    for file in files:
+        if not (bytes_ := file.stat().st_size) or bytes_ % _ROW:
+            raise DataError(f"{file}: truncated: {bytes_} bytes are no whole number of {_ROW}-byte rows")
+    names = path / "batches.meta.txt"
+    classes = names.read_text().split() if names.is_file() else None
+    return Batches(
+        str(path), [np.memmap(f, np.uint8, mode="r").reshape(-1, _ROW) for f in files], classes or None
+    )
