@@ -307,3 +307,42 @@ def test_the_model_survives_saving(tmp_path: Path) -> None:
         "1.running_mean",
         "1.running_var",
     }
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    """A folder as transformers saves it: config.json and weights without the tied lm_head."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
+    )
+    config.tie_word_embeddings = True
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_transformers_folder(llama: Path) -> None:
+    from transformers import LlamaForCausalLM
+
+    model = oa.convert(
+        llama / "model.safetensors",
+        factory=f"transformers:{llama}",
+        shapes={"input_ids": (1, -1)},
+        trainable=True,
+    )
+    assert [n for n in model.metadata.trainable or [] if "embed" in n or "head" in n] == [
+        "model.embed_tokens.weight"
+    ]
+    ids = np.random.default_rng(0).integers(0, 50, (3, 9))
+    with torch.no_grad():
+        expected = LlamaForCausalLM.from_pretrained(llama)(torch.from_numpy(ids)).logits.numpy()
+    actual = Session(model).run({"input_ids": ids})["logits"]
+    assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_transformers_decoders_are_converted_without_their_cache(llama: Path) -> None:
+    from transformers import LlamaForCausalLM
+
+    model = oa.convert(LlamaForCausalLM.from_pretrained(llama), torch.randint(0, 50, (2, 7)))
+    assert (model.input_names(), model.output_names()) == (["input_ids"], ["logits"])

@@ -84,6 +84,7 @@ def given(
     kwargs: dict[str, Any] = {}
     if example and isinstance(example[-1], dict) and example[-1] and set(example[-1]) <= set(parameters):
         kwargs, example = example[-1], example[:-1]
+    kwargs = _settings(module) | kwargs
     kwargs = {name: kwargs[name] for name in parameters if name in kwargs}
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     args, kwargs = pytree.tree_map(lambda leaf: _as_tensor(leaf, device), (tuple(example), kwargs))
@@ -185,11 +186,9 @@ def from_shapes(module: torch.nn.Module, names: list[str], shapes: Mapping[str, 
         }
         failure = _try(module, kwargs)
         if failure is None:
-            return (
-                Example((), kwargs, dynamic)
-                if not _positional(module)
-                else Example(tuple(kwargs.values()), {}, dynamic)
-            )
+            if isinstance(module, torch.jit.ScriptModule):
+                return Example(tuple(kwargs.values()), {}, dynamic)
+            return Example((), kwargs | _settings(module), dynamic)
     raise ConversionError(
         f"the model does not run on inputs of --shape {_shown(shapes)}: {first_line(failure or Exception())}"
     )
@@ -202,10 +201,9 @@ def _by_likelihood(names: list[str]) -> list[set[str]]:
     return [c for i, c in enumerate(candidates) if c not in candidates[:i]]
 
 
-def _positional(module: torch.nn.Module) -> bool:
-    import torch
-
-    return isinstance(module, torch.jit.ScriptModule)
+def _settings(module: torch.nn.Module) -> dict[str, Any]:
+    """Arguments that keep a module to tensors: transformers' decoders return their cache otherwise."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(module.forward).parameters else {}
 
 
 def _try(module: torch.nn.Module, kwargs: dict[str, torch.Tensor]) -> Exception | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxaccel.converters.pytorch.archive import first_line
-from onnxaccel.errors import ConversionError, MissingWeights
+from onnxaccel.errors import ConversionError, MissingDependency, MissingWeights
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +23,20 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 def build(factory: str) -> torch.nn.Module:
     """Call a factory given as "module:callable"; the working directory is searched too, as by ``python -m``.
 
+    "transformers:FOLDER" builds the architecture that the folder's config.json names; nothing is downloaded,
+    and no code from the folder is run.
+
     Raises:
         ConversionError: It is not found, fails, or returns no module.
+        MissingDependency: transformers is not installed.
     """
     import torch
 
     module_name, _, name = factory.partition(":")
     if not module_name or not name:
         raise ConversionError(f"--factory {factory}: give it as module:callable, for instance nets:resnet20")
+    if module_name == "transformers" and Path(name).is_dir():
+        return _transformers(Path(name))
     try:
         with _working_directory_on_path():
             made = getattr(importlib.import_module(module_name), name)()
@@ -38,6 +44,23 @@ def build(factory: str) -> torch.nn.Module:
         raise ConversionError(f"--factory {factory}: {type(error).__name__}: {first_line(error)}") from None
     if not isinstance(made, torch.nn.Module):
         raise ConversionError(f"--factory {factory}: returned a {type(made).__name__}, not a torch.nn.Module")
+    return made
+
+
+def _transformers(folder: Path) -> torch.nn.Module:
+    try:
+        import transformers
+    except ImportError:
+        raise MissingDependency(
+            "transformers", "transformers", "build the architecture of a config.json"
+        ) from None
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        made: torch.nn.Module = getattr(transformers, config.architectures[0])(config)
+    except Exception as error:  # an OSError, ValueError or TypeError of transformers' own
+        raise ConversionError(f"--factory transformers:{folder}: {first_line(error)}") from None
     return made
 
 
@@ -49,7 +72,14 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path
     """
     own = module.state_dict()
     tensors = _without_prefix(tensors, set(own))
-    missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
+    given = {
+        own[name].data_ptr() for name in tensors if name in own
+    }  # also under a tied parameter's other name
+    missing = [
+        name
+        for name, tensor in own.items()
+        if name not in tensors and not name.endswith("num_batches_tracked") and tensor.data_ptr() not in given
+    ]
     unknown = [name for name in tensors if name not in own]
     if missing:
         shape = list(own[missing[0]].shape)
