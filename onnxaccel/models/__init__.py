@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from onnxaccel.errors import ConversionError, MissingDependency, OutputError
-from onnxaccel.models import cifar_cnn, mlp  # importing a model registers it
+from onnxaccel.models import caffe, cifar_cnn, mlp  # importing a model registers it
 from onnxaccel.models.reference import Reference, Shape, initial_weights, reference, to_keras
 
-FRAMEWORKS = ("tensorflow", "pytorch")
+FRAMEWORKS = ("tensorflow", "pytorch", "caffe")
 
 __all__ = [
     "FRAMEWORKS",
@@ -107,6 +107,8 @@ def export(
     """Write a reference model as users of its framework do.
 
     TensorFlow: ``NAME.keras``. PyTorch: ``NAME.pt2`` (exported program) and ``NAME.pth`` (state dict).
+    Caffe: ``NAME_deploy.prototxt`` and ``NAME.caffemodel``; ``NAME_train_val.prototxt`` and
+    ``NAME_solver.prototxt`` train it in Caffe.
 
     Args:
         name: A name of `names`.
@@ -129,6 +131,12 @@ def export(
             path = folder / f"{name}.keras"
             build(name, framework, seed, shape, classes).save(path)
             return Exported([str(path)], f"onnxaccel convert {path} --trainable")
+        if framework == "caffe":
+            model = _get(name)
+            files = caffe.write(
+                folder, name, model, initial_weights(model, seed, shape, classes), shape, classes
+            )
+            return Exported(list(map(str, files)), f"onnxaccel convert {files[0]} {files[1]} --trainable")
         return _export_pytorch(name, folder, build(name, framework, seed, shape, classes), shape)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from None

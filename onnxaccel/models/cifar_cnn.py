@@ -85,19 +85,20 @@ def caffe(input_shape: Shape = (3, 32, 32), classes: int = 10) -> str:
     def stage(index: int, bottom: str, channels: int) -> str:
         return f"""
 layer {{ name: "conv{index}" type: "Convolution" bottom: "{bottom}" top: "conv{index}"
-  convolution_param {{ num_output: {channels} kernel_size: 3 pad: 1 }} }}
+  convolution_param {{ num_output: {channels} kernel_size: 3 pad: 1
+    weight_filler {{ type: "xavier" }} }} }}
 layer {{ name: "relu{index}" type: "ReLU" bottom: "conv{index}" top: "conv{index}" }}
 layer {{ name: "pool{index}" type: "Pooling" bottom: "conv{index}" top: "pool{index}"
   pooling_param {{ pool: MAX kernel_size: 2 stride: 2 }} }}"""
 
     return f"""{stage(1, "data", CHANNELS[0])}{stage(2, "pool1", CHANNELS[1])}
 layer {{ name: "fc1" type: "InnerProduct" bottom: "pool2" top: "fc1"
-  inner_product_param {{ num_output: {WIDTH} }} }}
+  inner_product_param {{ num_output: {WIDTH} weight_filler {{ type: "xavier" }} }} }}
 layer {{ name: "relu3" type: "ReLU" bottom: "fc1" top: "fc1" }}
 layer {{ name: "dropout" type: "Dropout" bottom: "fc1" top: "fc1"
   dropout_param {{ dropout_ratio: {DROPOUT} }} }}
 layer {{ name: "fc2" type: "InnerProduct" bottom: "fc1" top: "score"
-  inner_product_param {{ num_output: {classes} }} }}
+  inner_product_param {{ num_output: {classes} weight_filler {{ type: "xavier" }} }} }}
 """
 
 

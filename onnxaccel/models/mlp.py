@@ -56,13 +56,13 @@ def caffe(input_shape: Shape = (784,), classes: int = 10) -> str:
     """The Caffe layers: blob "data" to blob "score"."""
     return f"""
 layer {{ name: "fc1" type: "InnerProduct" bottom: "data" top: "fc1"
-  inner_product_param {{ num_output: {HIDDEN[0]} }} }}
+  inner_product_param {{ num_output: {HIDDEN[0]} weight_filler {{ type: "xavier" }} }} }}
 layer {{ name: "relu1" type: "ReLU" bottom: "fc1" top: "fc1" }}
 layer {{ name: "fc2" type: "InnerProduct" bottom: "fc1" top: "fc2"
-  inner_product_param {{ num_output: {HIDDEN[1]} }} }}
+  inner_product_param {{ num_output: {HIDDEN[1]} weight_filler {{ type: "xavier" }} }} }}
 layer {{ name: "relu2" type: "ReLU" bottom: "fc2" top: "fc2" }}
 layer {{ name: "fc3" type: "InnerProduct" bottom: "fc2" top: "score"
-  inner_product_param {{ num_output: {classes} }} }}
+  inner_product_param {{ num_output: {classes} weight_filler {{ type: "xavier" }} }} }}
 """
 
 

@@ -1,0 +1,106 @@
+"""The reference models: three frameworks, one set of weights, the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from onnxaccel import models
+from onnxaccel.cli import app
+from onnxaccel.errors import ConversionError, OutputError
+
+CASES = [
+    ("mlp", (784,), 10),
+    ("mlp", (13,), 3),
+    ("cifar_cnn", (3, 32, 32), 10),
+    ("cifar_cnn", (1, 16, 24), 7),  # height and width differ: the order in which a framework flattens shows
+]
+EPSILON = 2e-5
+"""Sums of a few thousand float32 products, taken in another order, differ by about this much."""
+
+
+def _samples(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(7).standard_normal((4, *shape)).astype(np.float32)
+
+
+def _logits(name: str, shape: tuple[int, ...], classes: int) -> Any:
+    module = models.build(name, "pytorch", 3, shape, classes).eval()
+    with torch.no_grad():
+        return module(torch.from_numpy(_samples(shape))).numpy()
+
+
+def _close(found: Any, wanted: Any) -> None:
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() <= EPSILON * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(("name", "shape", "classes"), CASES)
+def test_keras_computes_what_torch_computes(name: str, shape: tuple[int, ...], classes: int) -> None:
+    x = _samples(shape)
+    if x.ndim == 4:
+        x = x.transpose(0, 2, 3, 1)
+    found = models.build(name, "tensorflow", 3, shape, classes)(x, training=False).numpy()
+    _close(found, _logits(name, shape, classes))
+
+
+@pytest.mark.parametrize(("name", "shape", "classes"), CASES)
+def test_opencv_reads_the_caffe_files_and_computes_what_torch_computes(
+    name: str, shape: tuple[int, ...], classes: int, tmp_path: Path
+) -> None:
+    exported = models.export(name, "caffe", tmp_path, seed=3, input_shape=shape, classes=classes)
+    net = cv2.dnn.readNetFromCaffe(*exported.files[:2])
+    net.setInput(_samples(shape))
+    scores = np.exp(_logits(name, shape, classes))
+    _close(net.forward("prob").reshape(4, classes), scores / scores.sum(axis=1, keepdims=True))
+
+
+def test_weights_are_a_function_of_the_seed() -> None:
+    first, again, other = (models.build("mlp", "pytorch", seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not any(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_saved_files_hold_the_weights(tmp_path: Path) -> None:
+    exported = models.export("mlp", "pytorch", tmp_path, seed=5, input_shape=(9,), classes=3)
+    program, state = exported.files
+    built = models.build("mlp", "pytorch", 5, (9,), 3)
+    saved = torch.load(state, weights_only=True)
+    assert {key: value.tolist() for key, value in saved.items()} == {
+        key: value.tolist() for key, value in built.state_dict().items()
+    }
+    x = torch.ones(3, 9)
+    torch.testing.assert_close(torch.export.load(program).module()(x), built(x))
+
+
+def test_keras_file_is_read_back_by_keras(tmp_path: Path) -> None:
+    import keras
+
+    (file,) = models.export("cifar_cnn", "tensorflow", tmp_path, seed=5).files
+    loaded, built = keras.models.load_model(file), models.build("cifar_cnn", "tensorflow", 5)
+    assert loaded.count_params() == built.count_params()
+    x = _samples((32, 32, 3))
+    np.testing.assert_array_equal(loaded(x, training=False).numpy(), built(x, training=False).numpy())
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="unknown reference model 'vgg'"):
+        models.export("vgg", "pytorch", tmp_path)
+    with pytest.raises(ConversionError, match="unknown framework 'jax'"):
+        models.export("mlp", "jax", tmp_path)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        models.export("mlp", "caffe", tmp_path / "taken")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"taken"}
+
+
+def test_command_line_lists_every_model() -> None:
+    result = CliRunner().invoke(app, ["models", "list", "--json"])
+    assert result.exit_code == 0
+    assert all(f'"{name}"' in result.stdout for name in models.names())
