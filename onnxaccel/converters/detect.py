@@ -90,7 +90,7 @@ def format_of(path: Path) -> str:
         return "state-dict"
     if _is_safetensors(head):
         return "safetensors"
-    if _is_text(head):
+    if is_text(head):
         return _format_of_text(path, head)
     return _format_of_proto(path, head)
 
@@ -124,8 +124,9 @@ def _is_safetensors(head: bytes) -> bool:
     return len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100 * 2**20
 
 
-def _is_text(head: bytes) -> bool:
-    return b"\0" not in head and sum(b < 9 for b in head) == 0 and b"{" in head
+def is_text(head: bytes) -> bool:
+    """Whether a file that opens like this is protobuf text: braces, and no byte that text does not have."""
+    return b"{" in head and head.isascii() and min(head) >= 9
 
 
 def _format_of_text(path: Path, head: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -14,6 +15,7 @@ import pytest
 
 import onnxaccel as oa
 from onnxaccel.converters.pytorch.sandbox import Sandbox
+from onnxaccel.converters.pytorch.scan import scan_exported_program
 from onnxaccel.errors import ConversionError
 
 torch = pytest.importorskip("torch")
@@ -95,18 +97,50 @@ def test_pickles_within_an_exported_program(program: Path, target: Path) -> None
     assert not target.exists()
 
 
-def test_code_as_a_shape_of_an_exported_program(program: Path, target: Path) -> None:
-    code = f"__import__('os').mkdir('{target}')".encode()
+def hostile_values(target: Path) -> dict[str, dict[str, Any]]:
+    """Places of a program's JSON that torch would take for Python."""
+    code = f"__import__('os').mkdir('{target}')"
+    return {
+        "shape": {"expr_str": code},
+        "shape by attributes": {"expr_str": f"Symbol('x').func.os.mkdir('{target}')"},
+        "guard": {"guards_code": [code]},
+        "operator": {"target": "torch.os.mkdir"},
+        "operator that writes": {"target": "torch.ops.aten.save.default"},
+        "library": {"target": "torch.ops.load_library"},
+        "argument's name": {"name": f"x=1 or {code})#"},
+    }
+
+
+@pytest.mark.parametrize("place", hostile_values(Path("x")))
+def test_code_in_the_graph_of_an_exported_program(program: Path, target: Path, place: str) -> None:
+    values = hostile_values(target)[place]
+
+    def poisoned(item: Any) -> Any:
+        if isinstance(item, list):
+            return [poisoned(entry) for entry in item]
+        if isinstance(item, dict):
+            return {k: values.get(k, poisoned(v)) for k, v in item.items()}
+        return item
 
     def change(content: bytes) -> bytes:
-        assert b"Symbol('s" in content
-        start = content.index(b"Symbol('s")
-        end = content.index(b'"', start)
-        return content[:start] + code + content[end:]
+        changed = json.dumps(poisoned(json.loads(content))).encode()
+        assert changed != content
+        return changed
 
-    with pytest.raises(ConversionError, match="is code"):
+    with pytest.raises(ConversionError, match="could run code"):
         oa.convert(edited(program, {"models/model.json": change}, {}))
     assert not target.exists()
+
+
+def test_guards_and_relations_of_sizes_pass_the_scan(tmp_path: Path) -> None:
+    class Related(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x.reshape(x.shape[0] // 2 * 2, -1).flatten(), y])[: y.shape[0] // 3] * 2
+
+    axes = {"x": {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}, "y": {0: torch.export.Dim.AUTO}}
+    exported = torch.export.export(Related(), (torch.randn(4, 6), torch.randn(7)), dynamic_shapes=axes)
+    torch.export.save(exported, tmp_path / "m.pt2")
+    scan_exported_program(tmp_path / "m.pt2", trust_pickle=False)
 
 
 def test_paths_out_of_the_archive(program: Path) -> None:

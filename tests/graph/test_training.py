@@ -86,9 +86,9 @@ def real_batches(spec: str, shape: tuple[int, ...], size: int = 32) -> list[tupl
 def test_loss_curve_equals_torch(net: str, optimizer: str, shared: Path) -> None:
     """Over 30 steps on real data, measured against torch in float64.
 
-    Rounding grows from step to step in any float32 training, and a rectifier that tips over makes it jump. So the
-    bound is 1e-4, or what torch's own float32 curves (with oneDNN's kernels, and with its native ones) stray from
-    its float64 curve, whichever is more.
+    Rounding grows from step to step in any float32 training, and a rectifier that tips over makes it jump. So
+    the bound is 1e-4, or what torch's own float32 curves (by its oneDNN kernels, and by its own) stray
+    from its float64 curve, whichever is more.
     """
     make, spec, shape = NETS[net]
     ours, theirs = OPTIMIZERS[optimizer]

@@ -6,8 +6,6 @@ read with torch's weights-only unpickler, which builds tensors and containers an
 
 from __future__ import annotations
 
-import io
-import json
 import pickle
 import re
 import zipfile
@@ -27,19 +25,6 @@ _MAX_EXPANSION = 20
 """Largest ratio of unpacked to packed size; PyTorch stores its archives unpacked."""
 
 _SLACK = 16 * 2**20
-
-_WRITES_OR_READS_FILES = re.compile(rb"\b(?:save|from_file)\b")
-"""TorchScript's builtins that touch files: aten::save and aten::from_file."""
-
-_NOT_AN_EXPRESSION = re.compile(
-    r"[^\w\s+\-*/%(),.<>=&|~^!']|__|[^\W\d]\w*\s*\.|\b[a-z_]\w*\s*\(|'\s*\.|\)\s*\."
-)
-"""What no symbolic shape contains: attributes, subscripts, calls of anything but sympy's classes.
-
-torch hands these strings to sympy, which evaluates them as Python.
-"""
-
-_PICKLE_OR_ZIP = (b"PK\x03\x04", *(bytes([0x80, version]) for version in range(2, 6)))
 
 
 def check_archive(path: Path) -> None:
@@ -82,7 +67,7 @@ def read_checkpoint(path: Path, trust_pickle: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         raise ConversionError(
-            f"{path}: refused, loading it would run code from the file ({_blocked(error)}); save the "
+            f"{path}: refused, loading it would run code from the file ({blocked(error)}); save the "
             f"module's "
             f"state_dict() instead, or pass --trust-pickle if you trust whoever made the file"
         ) from None
@@ -135,104 +120,7 @@ def _get(loaded: Any, key: str) -> Any:
     return loaded.get(key) if isinstance(loaded, Mapping) else None
 
 
-def scan_torchscript(path: Path, trust_pickle: bool) -> None:
-    """Refuse a TorchScript archive whose code reads or writes files.
-
-    Its ``__setstate__`` runs while it loads, so its source is searched before torch opens it.
-
-    Raises:
-        ConversionError: The archive is damaged, hostile, or its code touches files.
-    """
-    check_archive(path)
-    if trust_pickle:
-        return
-    for name, content in _members(path):
-        found = _WRITES_OR_READS_FILES.search(content) if name.endswith(".py") else None
-        if found:
-            raise ConversionError(
-                f"{path}: refused, its code ({name}) calls {found[0].decode()!r}, which touches files; "
-                f"pass --trust-pickle if you trust whoever made the file"
-            )
-
-
-def scan_exported_program(path: Path, trust_pickle: bool) -> None:
-    """Refuse a .pt2 archive that holds anything but a graph, weights and example inputs.
-
-    ``torch.export.load`` unpickles members without limits when the limited way fails, rebuilds custom
-    objects, and evaluates symbolic shapes as Python expressions.
-
-    Raises:
-        ConversionError: The archive is damaged, or would run code.
-    """
-    check_archive(path)
-    if trust_pickle:
-        return
-    for name, content in _members(path):
-        if content.startswith(_PICKLE_OR_ZIP):
-            _scan_pickle(path, name, content)
-        elif name.endswith((".so", ".dll", ".dylib", ".cubin", ".cpp")) or "/aotinductor/" in name:
-            raise ConversionError(
-                f"{path}: refused, it holds compiled code ({name}); export the module again"
-            )
-        elif name.endswith(".json"):
-            _scan_json(path, name, content)
-        if "custom_obj" in name or "opaque_obj" in name:
-            raise ConversionError(
-                f"{path}: refused, it holds a custom object ({name}), which runs code to load"
-            )
-
-
-def _members(path: Path) -> list[tuple[str, bytes]]:
-    """Members that are not raw weights, with their content."""
-    with zipfile.ZipFile(path) as archive:
-        try:
-            return [
-                (name, archive.read(name))
-                for name in archive.namelist()
-                if not re.search(r"/(?:data/)?(?:weights/weight_|data/)\d+$", name) or _opens(archive, name)
-            ]
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise ConversionError(f"{path}: a damaged archive ({error}); copy the file again") from None
-
-
-def _opens(archive: zipfile.ZipFile, name: str) -> bool:
-    """Whether a member that passes for raw weights opens like a pickle or an archive."""
-    with archive.open(name) as member:
-        return member.read(4).startswith(_PICKLE_OR_ZIP)
-
-
-def _scan_pickle(path: Path, name: str, content: bytes) -> None:
-    import torch
-
-    try:
-        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ConversionError(
-            f"{path}: refused, its member {name} would run code when loaded ({_blocked(error)}); "
-            f"pass --trust-pickle if you trust whoever made the file"
-        ) from None
-
-
-def _scan_json(path: Path, name: str, content: bytes) -> None:
-    try:
-        document = json.loads(content)
-    except ValueError as error:
-        raise ConversionError(
-            f"{path}: its member {name} is damaged ({error}); copy the file again"
-        ) from None
-    pending = [document]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, list):
-            pending.extend(item)
-        elif isinstance(item, dict):
-            pending.extend(item.values())
-            expression = item.get("expr_str")
-            if isinstance(expression, str) and _NOT_AN_EXPRESSION.search(expression):
-                raise ConversionError(f"{path}: refused, the shape {expression[:80]!r} in {name} is code")
-
-
-def _blocked(error: Exception) -> str:
+def blocked(error: Exception) -> str:
     """What torch's unpickler stumbled over, without its advice."""
     match = re.search(r"GLOBAL ([\w.]+)", str(error))
     return f"it calls {match[1]}" if match else first_line(error)

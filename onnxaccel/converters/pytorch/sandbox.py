@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 
 from onnxaccel.converters.contract import Arrays, Conversion, Options
-from onnxaccel.converters.pytorch import archive
+from onnxaccel.converters.pytorch import scan
 from onnxaccel.errors import ConversionError, MissingWeights
 
 SECONDS = 600
@@ -44,8 +44,8 @@ def convert_archive(path: Path, format_name: str, options: Options) -> Conversio
     from onnxaccel.converters.pytorch.reference import integer_ranges
 
     refuse_cuts(options)
-    scan = archive.scan_torchscript if format_name == "torchscript" else archive.scan_exported_program
-    scan(path, options.trust_pickle)
+    look_through = scan.scan_torchscript if format_name == "torchscript" else scan.scan_exported_program
+    look_through(path, options.trust_pickle)
     options.progress("loading and exporting in a confined process")
     sandbox = Sandbox(path)
     try:

@@ -1,0 +1,163 @@
+"""The one place that calls tf2onnx: a GraphDef without variables becomes an ONNX proto."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+
+from onnxaccel.errors import ConversionError, MissingDependency
+
+FRONT_ENDS = frozenset({"AudioSpectrogram", "DecodeWav", "Mfcc", "DecodeJpeg", "DecodePng", "DecodeImage"})
+"""Operators that turn files into tensors; a graph is cut behind them."""
+
+DROPOUT = "onnxaccel.dropout:"
+"""Message of the CheckNumerics node that marks a Dropout, followed by its rate."""
+
+
+def import_tensorflow() -> Any:
+    """TensorFlow, quiet.
+
+    Raises:
+        MissingDependency: TensorFlow or tf2onnx is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    try:
+        with _no_native_messages():
+            import tensorflow as tf
+            import tf2onnx
+    except ImportError as error:
+        raise MissingDependency(
+            error.name or "tensorflow", "tensorflow", "convert TensorFlow models"
+        ) from None
+    tf.get_logger().setLevel("ERROR")
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
+    logging.getLogger(tf2onnx.__name__).propagate = False
+    return tf
+
+
+@contextmanager
+def _no_native_messages() -> Iterator[None]:
+    """Close standard error to TensorFlow's C++ side, which talks on import whatever its log level."""
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep tf2onnx's and TensorFlow's own messages off standard error; ours say what matters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def to_onnx(
+    graph_def: Any,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    opset: int,
+    renamed: Mapping[str, str],
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
+) -> onnx.ModelProto:
+    """Map a GraphDef to ONNX.
+
+    Args:
+        graph_def: The graph, without variables.
+        inputs: Tensor names of its inputs ("data:0").
+        outputs: Tensor names of its outputs.
+        opset: The opset to write.
+        renamed: New names of inputs and outputs.
+        shapes: Shapes that replace those of inputs, by tensor name; None is dynamic.
+
+    Raises:
+        ConversionError: An operator has no mapping, or its mapping fails.
+    """
+    tf = import_tensorflow()
+    from tf2onnx import convert, optimizer, tf_loader
+
+    chosen = optimizer._get_optimizers().copy()
+    chosen.pop("merge_duplication", None)  # it ties parameters that happen to be equal
+    with quiet():
+        try:
+            with tf.Graph().as_default(), tf.device("/cpu:0"):
+                tf.import_graph_def(graph_def, name="")
+                graph_def = tf_loader.tf_optimize(list(inputs), list(outputs), graph_def)
+            proto, _ = convert._convert_common(
+                graph_def,
+                name="onnxaccel",
+                continue_on_error=False,
+                opset=opset,
+                custom_op_handlers={"CheckNumerics": (_dropout_or_identity, [])},
+                optimizers=chosen,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                tensors_to_rename=dict(renamed),
+                shape_override={name: list(dims) for name, dims in (shapes or {}).items()} or None,
+            )
+        except Exception as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            reason = lines[0] if lines else type(error).__name__
+            raise ConversionError(f"tf2onnx cannot map the graph: {reason}") from None
+    _refuse_unmapped(proto)
+    mapped: onnx.ModelProto = proto
+    return mapped
+
+
+def _dropout_or_identity(ctx: Any, node: Any, name: str, args: Any, **_: Any) -> None:
+    """CheckNumerics becomes Dropout where its message is our mark, else Identity."""
+    import numpy as np
+
+    message = node.get_attr_value("message")
+    message = message.decode() if isinstance(message, bytes) else message
+    shape, dtype = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
+    source, output = node.input[0], node.output[0]
+    ctx.remove_node(node.name)
+    settings: dict[str, Any] = {"outputs": [output], "name": node.name, "shapes": [shape], "dtypes": [dtype]}
+    if not message.startswith(DROPOUT):
+        ctx.make_node("Identity", [source], **settings)
+        return
+    rate = ctx.make_const(f"{node.name}/ratio", np.float32(message.removeprefix(DROPOUT)))
+    mode = ctx.make_const(f"{node.name}/training_mode", np.array(False))
+    ctx.make_node("Dropout", [source, rate.output[0], mode.output[0]], **settings)
+
+
+def _refuse_unmapped(proto: onnx.ModelProto) -> None:
+    """tf2onnx leaves operators that it does not know in the graph, under TensorFlow's names."""
+    for graph in _graphs(proto.graph):
+        for node in graph.node:
+            if node.domain not in ("", "ai.onnx") or onnx.defs.has(node.op_type):
+                continue
+            message = f"operator {node.op_type} (node {node.name!r}) has no ONNX form"
+            if node.op_type in FRONT_ENDS or "String" in node.op_type or node.op_type.startswith("Decode"):
+                message += f"; cut the graph behind it with --inputs {node.output[0].split(':')[0]}:0"
+            raise ConversionError(message)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)

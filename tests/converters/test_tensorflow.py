@@ -1,0 +1,183 @@
+"""TensorFlow models against stored references, TensorFlow itself and, in training, Keras."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxaccel as oa
+from onnxaccel import models
+from onnxaccel.errors import AccelError, ConversionError, UnknownFormat
+from onnxaccel.graph import optimizers
+from onnxaccel.graph.model import Model
+from onnxaccel.runtime.session import Session
+
+keras = pytest.importorskip("keras", reason="needs the extra tensorflow")
+
+SAMPLES: list[tuple[str, str, dict[str, Any]]] = [
+    ("kws_ds_cnn_s/model.pb", "ref_model_pb.npz", {"inputs": ["Mfcc:0"]}),
+    ("kws_dnn_s/model.pb", "ref_model_pb.npz", {"inputs": ["Mfcc:0"]}),
+    ("tiny_resnet8/model.h5", "ref_model_h5.npz", {"trainable": True}),
+    ("tiny_ad01/model.h5", "ref_model_h5.npz", {"trainable": True}),
+    ("emotion_mini_xception/model.hdf5", "ref_model_hdf5.npz", {"trainable": True}),
+    ("tiny_kws/saved_model", "ref_saved_model.npz", {}),
+]
+
+
+def assert_equals_reference(model: Model, reference: Path, tolerance: float = 1e-4) -> None:
+    """The model's outputs on the reference's inputs, relative to the reference's largest value."""
+    ref = np.load(reference)
+    feed = {name: ref[f"in{i}"] for i, name in enumerate(model.input_names())}
+    outputs = Session(model).run(feed)
+    for i, name in enumerate(model.output_names()):
+        expected = ref[f"out{i}"]
+        assert np.abs(outputs[name] - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("path", "reference", "options"), SAMPLES, ids=[s[0] for s in SAMPLES])
+def test_sample(path: str, reference: str, options: dict[str, Any], shared: Path) -> None:
+    source = shared / "samples/tensorflow" / path
+    model = oa.convert(source, **options)
+    assert model.metadata.max_relative_error is not None and model.metadata.max_relative_error < 1e-4
+    assert_equals_reference(model, source.parent / reference)
+    if options.get("trainable"):
+        link = source
+        if source.suffix == ".hdf5":
+            pytest.skip("counted on the other samples")
+        original = keras.models.load_model(link, compile=False)
+        assert model.metadata.trainable == [v.path for v in original.trainable_variables]
+
+
+def test_live_model_is_the_same_network_in_both_frameworks() -> None:
+    x = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
+    nchw = oa.convert(models.build("cifar_cnn", "pytorch"), _torch(x), trainable=True)
+    nhwc = oa.convert(models.build("cifar_cnn", "tensorflow"), trainable=True)
+    (a,) = Session(nchw).run({nchw.input_names()[0]: x}).values()
+    (b,) = Session(nhwc).run({nhwc.input_names()[0]: x.transpose(0, 2, 3, 1)}).values()
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    operators = [node.op_type for node in nhwc.graph]
+    assert operators.count("Dropout") == 1 and operators.count("Conv") == 2
+    assert operators.count("Transpose") <= 2  # at the edges: the input, and before Flatten
+
+
+def _torch(x: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(x)
+
+
+def test_keras_archive(tmp_path: Path) -> None:
+    models.export("mlp", "tensorflow", tmp_path)
+    (tmp_path / "mlp.keras").rename(tmp_path / "anything")  # content tells, not the suffix
+    model = oa.convert(tmp_path / "anything", trainable=True)
+    assert model.metadata.format == "keras"
+    assert model.metadata.trainable == [f"fc{i}/{part}" for i in (1, 2, 3) for part in ("kernel", "bias")]
+
+
+def batch_norm_net(momentum: float = 0.9) -> Any:
+    keras.utils.set_random_seed(0)
+    frozen = keras.layers.Dense(12, name="frozen")
+    frozen.trainable = False
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(6, 3, padding="same"),
+            keras.layers.BatchNormalization(momentum=momentum, epsilon=1e-3),
+            keras.layers.ReLU(),
+            keras.layers.MaxPooling2D(2),
+            keras.layers.Flatten(),
+            frozen,
+            keras.layers.BatchNormalization(momentum=0.8),
+            keras.layers.Dense(4, activation="softmax"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", ["cifar_cnn", "batch_norm"])
+def test_training_equals_keras(name: str) -> None:
+    rng = np.random.default_rng(0)
+    if name == "batch_norm":
+        network, shape, classes, from_logits = batch_norm_net(), (8, 8, 3), 4, False
+    else:
+        network, shape, classes, from_logits = models.build(name, "tensorflow"), (32, 32, 3), 10, True
+        network.get_layer(index=6).rate = 0.0  # the two frameworks draw different masks
+    trainer = oa.Trainer(
+        oa.convert(network, trainable=True), optimizer=optimizers.SGD(0.01, momentum=0.9), ep="cpu"
+    )
+    network.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
+    )
+    worst = 0.0
+    for _ in range(20):
+        x, y = rng.random((16, *shape), np.float32), rng.integers(0, classes, 16)
+        expected = network.train_on_batch(x, y)
+        worst = max(worst, abs(trainer.step(x, y) - float(expected)))
+    print(f"{name}: largest difference of the loss from Keras over 20 steps {worst:.1e}")
+    assert worst < 1e-4
+    trained = trainer.model().weights()
+    for variable in network.variables:
+        if variable.path in trained and variable.shape.rank == 1:  # biases, scales and running statistics
+            np.testing.assert_allclose(trained[variable.path], variable.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_dropout_and_frozen_layers_are_kept_for_training() -> None:
+    network = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(5), keras.layers.Dropout(0.3), keras.layers.Dense(2)]
+    )
+    model = oa.convert(network, trainable=True)
+    (dropout,) = [node for node in model.graph if node.op_type == "Dropout"]
+    assert float(model.weights()[dropout.inputs[1].name]) == pytest.approx(0.3)
+    frozen = oa.convert(batch_norm_net(), trainable=True)
+    assert len(frozen.metadata.trainable or []) == len(batch_norm_net().trainable_variables)
+    assert not any("frozen" in name for name in frozen.metadata.trainable or [])
+
+
+def _truncated(tmp: Path, shared: Path, sample: str) -> Path:
+    path = tmp / "model"
+    path.write_bytes((shared / "samples/tensorflow" / sample).read_bytes()[:3000])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("sample", "options", "kind", "message"),
+    [
+        ("kws_ds_cnn_s/model.pb", {}, ConversionError, "Mfcc.*--inputs Mfcc:0"),
+        ("kws_ds_cnn_s/model.pb", {"inputs": ["Mfc:0"]}, ConversionError, "no operation 'Mfc'.*Mfcc"),
+        ("kws_ds_cnn_s/model.pb", {"trainable": True}, ConversionError, "needs a Keras model"),
+        ("kws_ds_cnn_s", {}, UnknownFormat, "a folder without saved_model.pb"),
+    ],
+)
+def test_refusals_help(sample: str, options: Any, kind: type[AccelError], message: str, shared: Path) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        oa.convert(shared / "samples/tensorflow" / sample, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sample", ["kws_ds_cnn_s/model.pb", "tiny_resnet8/model.h5"])
+def test_truncated_files_are_one_clear_error(sample: str, tmp_path: Path, shared: Path) -> None:
+    with pytest.raises(AccelError, match=r"damaged|truncated") as caught:
+        oa.convert(_truncated(tmp_path, shared, sample))
+    assert "\n" not in str(caught.value)
+
+
+def test_lambda_layers_are_not_loaded(tmp_path: Path) -> None:
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda x: x * 2)])
+    network.save(tmp_path / "m.keras")
+    with pytest.raises(ConversionError, match="Lambda layer, which is code"):
+        oa.convert(tmp_path / "m.keras")
+
+
+def test_unknown_operators_are_named(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4], "x")
+        tf.raw_ops.Betainc(a=x, b=x, x=x, name="strange")
+    path = tmp_path / "model.pb"
+    path.write_bytes(graph.as_graph_def().SerializeToString())
+    with pytest.raises(ConversionError, match=r"Betainc.*'strange'"):
+        oa.convert(path)
