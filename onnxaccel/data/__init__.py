@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onnxaccel.data.dataset import Arrays, Dataset
 from onnxaccel.data.loader import Batch, Loader
-from onnxaccel.data.prepare import Preparation
+from onnxaccel.data.prepare import Preparation, Targets
 from onnxaccel.data.spec import open_dataset, reader
 from onnxaccel.errors import DataError
 from onnxaccel.graph.model import Model
@@ -52,10 +52,11 @@ def batches(
     *,
     seed: int | None = None,
     epoch: int = 0,
-    classes: int | None = None,
+    loss: str | None = None,
 ) -> Loader:
-    """One pass over ``source`` in batches that fit ``model``; see `Loader`."""
-    return Loader(as_dataset(source), Preparation.of(model), batch_size, seed, epoch, classes)
+    """One pass over ``source`` in batches that fit ``model`` and, where it is given, ``loss``; see `Loader`."""
+    targets = Targets.of(model, loss) if loss is not None else None
+    return Loader(as_dataset(source), Preparation.of(model), batch_size, seed, epoch, targets)
 
 
 def label_kind(source: Source) -> str:

@@ -58,7 +58,7 @@ class Arrays:
         classes: Names of the classes.
 
     Raises:
-        DataError: There are no samples, or not as many targets.
+        DataError: They are no numbers, or there are not as many targets as samples.
     """
 
     source: str
@@ -67,8 +67,7 @@ class Arrays:
     classes: list[str] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.x) != len(self.y):
-            raise DataError(f"{self.source}: {len(self.x)} samples but {len(self.y)} targets")
+        check(self.source, self.x, self.y)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -102,6 +101,18 @@ class Part:
     def take(self, indices: npt.NDArray[np.int64], size: Size | None = None) -> tuple[Array, Array]:
         """See `Dataset.take`."""
         return self.whole.take(indices + self.start, size)
+
+
+def check(source: str, x: Any, y: Any) -> None:
+    """Refuse, with a `DataError`, samples and targets that are no numbers, or not equally many."""
+    for what, array in (("samples", x), ("targets", y)):
+        if array.dtype.kind not in "biuf" or not array.ndim:
+            raise DataError(
+                f"{source}: the {what} are {array.dtype}, shape {list(array.shape)}; give one array of "
+                "numbers, the samples along its first axis"
+            )
+    if len(x) != len(y):
+        raise DataError(f"{source}: {len(x)} samples but {len(y)} targets")
 
 
 def as_targets(y: Array) -> Array:

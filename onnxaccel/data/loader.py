@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxaccel.data.dataset import Array, Dataset
-from onnxaccel.data.prepare import Preparation
-from onnxaccel.errors import DataError
+from onnxaccel.data.prepare import Preparation, Targets
 
 Batch = tuple[dict[str, Array], Array]
 """The model's inputs by name, and the target."""
@@ -32,7 +31,7 @@ class Loader:
         batch_size: Samples per batch; the last batch may be smaller.
         seed: Shuffle with this seed; None keeps the data set's order.
         epoch: The number of the pass; each one has its own order, a pure function of seed and epoch.
-        classes: Targets must be class labels below this number; None: they are not looked at.
+        targets: Turns targets into what the loss takes; None: they are given as they are.
     """
 
     dataset: Dataset
@@ -40,7 +39,7 @@ class Loader:
     batch_size: int
     seed: int | None = None
     epoch: int = 0
-    classes: int | None = None
+    targets: Targets | None = None
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -84,21 +83,12 @@ class Loader:
                     return
                 indices = order[start : start + self.batch_size]
                 x, y = self.dataset.take(indices, self.preparation.size)
-                self._check_labels(indices, y)
+                if self.targets is not None:
+                    y = self.targets(y, indices, self.dataset.source)
                 ready.put(({self.preparation.name: self.preparation(x, self.dataset.source)}, y))
             ready.put(None)
         except BaseException as error:  # handed to the consumer, who raises it
             ready.put(error)
-
-    def _check_labels(self, indices: npt.NDArray[np.int64], labels: Array) -> None:
-        if self.classes is None or labels.dtype != np.int64:
-            return
-        wrong = np.flatnonzero((labels < 0) | (labels >= self.classes))
-        if wrong.size:
-            raise DataError(
-                f"{self.dataset.source}: sample {indices[wrong[0]]} has label {labels[wrong[0]]}, "
-                f"the model has {self.classes} classes, 0 to {self.classes - 1}"
-            )
 
 
 def _drain(ready: queue.Queue[Batch | BaseException | None]) -> Iterator[Batch]:

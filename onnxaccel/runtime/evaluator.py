@@ -16,7 +16,6 @@ import onnxruntime as ort
 from onnxaccel.data import Source, batches, label_kind
 from onnxaccel.errors import DataError
 from onnxaccel.graph.autodiff import as_model
-from onnxaccel.graph.losses import classes_of
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.training import CORRECT, LOSS, TARGET, evaluation_step
 from onnxaccel.runtime.providers import Provider, resolve
@@ -116,5 +115,4 @@ def evaluate(
     model = as_model(model)
     loss = loss or label_kind(data)
     graph = evaluation_step(model, loss)
-    loader = batches(data, model, batch_size, classes=classes_of(loss, model.outputs[0]))
-    return Evaluator(graph, resolve(ep), threads).run(loader)
+    return Evaluator(graph, resolve(ep), threads).run(batches(data, model, batch_size, loss=loss))

@@ -205,9 +205,7 @@ class Trainer:
             graph = evaluation_step(self._model, self.loss, list(self._fed()))
             self._evaluator = Evaluator(graph, self.provider, self._threads)
         weights = self._stepper.buffers()
-        return self._evaluator.run(
-            batches(data, self._model, batch_size, classes=self._step.classes), weights
-        )
+        return self._evaluator.run(batches(data, self._model, batch_size, loss=self.loss), weights)
 
     def model(self) -> Model:
         """The model in inference form, with the weights and running statistics as they are now."""
@@ -231,7 +229,7 @@ class Trainer:
             progress.batch_size,
             seed=self.seed,
             epoch=progress.epoch,
-            classes=self._step.classes,
+            loss=self.loss,
         )
         sums = progress.partial or {"loss": 0.0, "correct": 0.0, "samples": 0.0, "seconds": 0.0}
         progress.partial = sums

@@ -195,10 +195,33 @@ def test_arrays_in_the_model_s_own_layout_are_taken_as_they_are() -> None:
     np.testing.assert_allclose(scaled, (x - mean[:, None, None]) * 2, rtol=1e-6)
 
 
-def test_a_label_out_of_range_is_named() -> None:
-    data = (np.zeros((5, 2), np.float32), np.array([0, 1, 2, 9, 1]))
-    with pytest.raises(DataError, match=r"sample 3 has label 9, the model has 3 classes, 0 to 2"):
-        list(batches(data, identity("N", 2), 2, classes=3))
+def _targets(y: Any, loss: str, *dims: int | str) -> Any:
+    data = (np.zeros((len(y), *(d for d in dims[1:] if isinstance(d, int))), np.float32), np.asarray(y))
+    return np.concatenate([t for _, t in batches(data, identity(*dims), 2, loss=loss)])
+
+
+def test_targets_become_what_the_loss_takes() -> None:
+    for labels in ([0, 1, 2], [[0], [1], [2]], [0.0, 1.0, 2.0]):
+        found = _targets(labels, "cross_entropy", "N", 3)
+        assert found.tolist() == [0, 1, 2] and found.dtype == np.int64
+    values = _targets([4, 5, 6], "mse", "N", 1)  # whole numbers are values too
+    assert values.tolist() == [[4.0], [5.0], [6.0]] and values.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("y", "loss", "message"),
+    [
+        ([0, 1, 2, 9, 1], "cross_entropy", r"sample 3 has label 9, the model has 3 classes, 0 to 2"),
+        ([0, -1], "cross_entropy", r"sample 1 has label -1"),
+        ([0.5, 1], "cross_entropy", r"float32 and shape \[\] are no class labels"),
+        ([[0, 1], [1, 0]], "cross_entropy", r"int64 and shape \[2\] are no class labels"),
+        ([1.0, 2.0], "mse", r"a target has shape \[\], the model's output \[3\]"),
+        (["cat", "dog"], "cross_entropy", r"the targets are <U3"),
+    ],
+)
+def test_targets_that_do_not_fit_the_loss_are_named(y: Any, loss: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        _targets(y, loss, "N", 3)
 
 
 def test_an_error_in_the_background_reaches_the_consumer(tmp_path: Path) -> None:

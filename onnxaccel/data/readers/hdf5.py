@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxaccel.data.dataset import Array, Dataset, Size, as_targets
+from onnxaccel.data.dataset import Array, Dataset, Size, as_targets, check
 from onnxaccel.data.readers.npz import images_of, names_of
 from onnxaccel.data.spec import reader
 from onnxaccel.errors import DataError, MissingDependency
@@ -59,6 +59,5 @@ def hdf5(path: Path, part: str | None) -> Dataset:
         raise DataError(f"{path}: not a readable HDF5 file ({error})") from None
     arrays = [name for name, entry in file.items() if isinstance(entry, h5py.Dataset) and entry.ndim]
     x, y = (file[name] for name in names_of(arrays, part, path))
-    if len(x) != len(y):
-        raise DataError(f"{path}: {len(x)} samples but {len(y)} targets")
+    check(str(path), x, y)
     return Rows(str(path), x, y)

@@ -26,9 +26,6 @@ def npz(path: Path, part: str | None) -> Dataset:
             x, y = archive[x_name], archive[y_name]
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path}: not a readable npz file ({error})") from None
-    for name, array in ((x_name, x), (y_name, y)):
-        if array.ndim == 0:
-            raise DataError(f"{path}: array {name!r} is a single value, not one per sample")
     return Arrays(str(path), images_of(x), y)
 
 
