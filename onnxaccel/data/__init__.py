@@ -54,7 +54,7 @@ def batches(
     epoch: int = 0,
     loss: str | None = None,
 ) -> Loader:
-    """One pass over ``source`` in batches that fit ``model`` and, where it is given, ``loss``; see `Loader`."""
+    """One pass over ``source`` in batches that fit ``model`` and, where given, ``loss``; see `Loader`."""
     targets = Targets.of(model, loss) if loss is not None else None
     return Loader(as_dataset(source), Preparation.of(model), batch_size, seed, epoch, targets)
 

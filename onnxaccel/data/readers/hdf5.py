@@ -14,6 +14,9 @@ from onnxaccel.data.readers.npz import images_of, names_of
 from onnxaccel.data.spec import reader
 from onnxaccel.errors import DataError, MissingDependency
 
+_DAMAGED = (OSError, RuntimeError, KeyError, ValueError, MemoryError)
+"""What h5py raises on a damaged file."""
+
 
 @dataclass
 class Rows:
@@ -42,7 +45,7 @@ class Rows:
         rows, back = np.unique(indices, return_inverse=True)  # h5py takes increasing indices only
         try:
             return images_of(self.x[rows][back]), as_targets(self.y[rows][back])
-        except OSError as error:
+        except _DAMAGED as error:
             raise DataError(f"{self.source}: cannot be read ({error})") from None
 
 
@@ -55,9 +58,9 @@ def hdf5(path: Path, part: str | None) -> Dataset:
         raise MissingDependency("h5py", "data", f"read {path}") from None
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+        arrays = [name for name, entry in file.items() if isinstance(entry, h5py.Dataset) and entry.ndim]
+        x, y = (file[name] for name in names_of(arrays, part, path))
+    except _DAMAGED as error:
         raise DataError(f"{path}: not a readable HDF5 file ({error})") from None
-    arrays = [name for name, entry in file.items() if isinstance(entry, h5py.Dataset) and entry.ndim]
-    x, y = (file[name] for name in names_of(arrays, part, path))
     check(str(path), x, y)
     return Rows(str(path), x, y)

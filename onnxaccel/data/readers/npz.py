@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -24,8 +24,8 @@ def npz(path: Path, part: str | None) -> Dataset:
         with np.load(path, allow_pickle=False) as archive:
             x_name, y_name = names_of(archive.files, part, path)
             x, y = archive[x_name], archive[y_name]
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path}: not a readable npz file ({error})") from None
+    except (OSError, ValueError, RuntimeError, MemoryError, EOFError, BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a readable npz file ({' '.join(str(error).split())})") from None
     return Arrays(str(path), images_of(x), y)
 
 
