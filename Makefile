@@ -30,5 +30,8 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/train_cpu.py
 
+caffe:
+	scripts/build_caffe.sh
+
 clean:
 	rm -rf $(VENV) demo-out
