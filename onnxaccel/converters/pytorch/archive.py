@@ -42,7 +42,7 @@ def check_archive(path: Path) -> None:
         ) from None
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+        if name.is_absolute() or ".." in name.parts or ":" in member.filename.split("/")[0]:
             raise ConversionError(
                 f"{path}: refused, its member {member.filename!r} points outside the archive"
             )
