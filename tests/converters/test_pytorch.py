@@ -273,6 +273,25 @@ def test_exported_program_of_a_module_in_training_mode(tmp_path: Path) -> None:
         oa.convert(tmp_path / "m.pt2", shapes={"input": (1, 3, 9, 9)})
 
 
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([nn.Linear(20, 3)], ["batch", "20"]),
+        ([nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 62 * 62, 3)], ["batch", "3", "64", "64"]),
+        ([nn.Conv2d(4, 4, 3, groups=2), nn.AdaptiveAvgPool2d(1)], ["batch", "4", "input_2", "input_3"]),
+        ([nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(2)], None),
+        ([nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 61 * 61, 3)], None),
+    ],
+)
+def test_shapes_are_found_out_where_they_can_be_told(layers: list[Any], shape: list[str] | None) -> None:
+    module = nn.Sequential(*layers)
+    if shape is None:
+        with pytest.raises(ConversionError, match="is not recorded in the file; give it"):
+            oa.convert(module)
+    else:
+        assert [str(dim) for dim in oa.convert(module).inputs[0].shape] == shape
+
+
 def test_torchscript_keeps_both_branches(tmp_path: Path) -> None:
     torch.jit.script(Branch()).save(tmp_path / "branch.pt")
     model = oa.convert(tmp_path / "branch.pt", shapes={"x": (1, 3)})

@@ -88,7 +88,7 @@ def convert_live(model: Any, example: tuple[Any, ...], options: Options) -> Conv
 def _convert(module: torch.nn.Module, example: Example, format_name: str, options: Options) -> Conversion:
     import torch
 
-    from onnxaccel.converters.pytorch import export, naming, reference
+    from onnxaccel.converters.pytorch import archive, export, naming, reference
     from onnxaccel.converters.pytorch.trainable import refuse_cumulative_average
 
     refuse_cuts(options)
@@ -101,9 +101,15 @@ def _convert(module: torch.nn.Module, example: Example, format_name: str, option
                 outputs, _ = naming.output_leaves(module(*example.args, **example.kwargs))
         except Exception as error:  # the module's own code
             raise ConversionError(
-                f"{type(module).__name__} does not run on the example: {type(error).__name__}: {error}"
+                f"{type(module).__name__} does not run on the example: {type(error).__name__}: "
+                f"{archive.first_line(error)}"
             ) from None
-    graph_model, frozen = export.export_module(module, example, options.opset, options.trainable)
+    try:
+        graph_model, frozen = export.export_module(module, example, options.opset, options.trainable)
+    except ConversionError as error:
+        if any(axes - {0} for axes in example.dynamic) and not options.shapes:
+            raise ConversionError(f"{error}; or fix the sizes, for instance --shape x=1,3,224,224") from None
+        raise
     naming.canonical_parameters(graph_model, module.state_dict(keep_vars=True))
     naming.own_weights(graph_model)
     outputs = naming.rename_outputs(graph_model, outputs)

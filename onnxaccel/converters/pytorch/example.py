@@ -247,9 +247,11 @@ def inferred(module: torch.nn.Module, names: list[str], progress: Callable[[str]
         for size in USUAL_SIZES:
             if _try(module, {name: torch.randn(1, channels, size, size)}) is None:
                 fits.append(size)
+            if len(fits) == 2 and _pools_to_a_grid(module):
+                break
             if len(fits) == 2:
                 return Example((torch.randn(2, channels, fits[0], fits[1]),), {}, [{0, 2, 3}])
-        if fits:
+        if len(fits) == 1:
             progress(
                 f"no --shape given: {name} is [batch, {channels}, {fits[0]}, {fits[0]}], the one usual "
                 f"size that fits"
@@ -262,11 +264,22 @@ def inferred(module: torch.nn.Module, names: list[str], progress: Callable[[str]
     )
 
 
+def _pools_to_a_grid(module: torch.nn.Module) -> bool:
+    """Whether it has adaptive pooling to several cells, whose windows depend on the input's size."""
+    pools = [layer for layer in module.modules() if _kind(layer).startswith("Adaptive")]
+    sizes = [getattr(pool, "output_size", 1) for pool in pools]  # a trace does not record it
+    return any(size not in (1, (1,), (1, 1)) for size in sizes)
+
+
+def _kind(layer: torch.nn.Module) -> str:
+    """The layer's class, also within TorchScript."""
+    return str(getattr(layer, "original_name", type(layer).__name__))
+
+
 def _first_layer(module: torch.nn.Module) -> tuple[str, Any, int]:
     """Type, weight and groups of the first layer that has a weight."""
     for layer in module.modules():
         weight = getattr(layer, "weight", None)
         if weight is not None and weight.ndim > 1:
-            kind = getattr(layer, "original_name", type(layer).__name__)
-            return kind, weight, int(getattr(layer, "groups", 1))
+            return _kind(layer), weight, int(getattr(layer, "groups", 1))
     return "", None, 1
