@@ -102,7 +102,8 @@ def main() -> None:
         print(lines[-1], flush=True)
     if arguments.table:
         arguments.table.parent.mkdir(parents=True, exist_ok=True)
-        arguments.table.write_text("\n".join(lines) + "\n")
+        about = (__doc__ or "").partition("pytorch_zoo.md]")[2].strip()
+        arguments.table.write_text("\n".join(["# The PyTorch zoo", "", about, "", *lines, ""]))
 
 
 if __name__ == "__main__":

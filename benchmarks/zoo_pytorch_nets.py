@@ -359,7 +359,7 @@ def huggingface() -> dict[str, Net]:
         "num_key_value_heads": 2,
         "attention_dropout": 0.0,
         "use_cache": False,
-        "pad_token_id": 0,
+        "pad_token_id": None,
     }
     vision = {
         "image_size": 32,

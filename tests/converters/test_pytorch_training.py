@@ -189,3 +189,10 @@ def test_a_stopped_gradient_of_no_parameter_is_no_obstacle() -> None:
         "second.weight",
         "second.bias",
     ]
+
+
+def test_a_fixed_row_of_an_embedding_is_told() -> None:
+    lines: list[str] = []
+    module = nn.Sequential(nn.Embedding(9, 4, padding_idx=2), nn.Linear(4, 2))
+    oa.convert(module, torch.randint(0, 9, (2, 5)), trainable=True, progress=lines.append)
+    assert "note: 0 has padding_idx=2; torch keeps that row fixed, onnxaccel trains it" in lines

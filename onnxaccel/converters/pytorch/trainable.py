@@ -74,6 +74,17 @@ def refuse_cumulative_average(module: torch.nn.Module) -> None:
             )
 
 
+def fixed_rows(module: torch.nn.Module) -> list[tuple[str, int]]:
+    """Embeddings with a ``padding_idx``, whose row gets no gradient in torch: name and row."""
+    import torch
+
+    return [
+        (name, part.padding_idx)
+        for name, part in module.named_modules()
+        if isinstance(part, torch.nn.Embedding) and part.padding_idx is not None and part.weight.requires_grad
+    ]
+
+
 def refuse_stopped_gradients(program: ExportedProgram) -> None:
     """Refuse a traced module that keeps a gradient from a trainable parameter by detach() or no_grad().
 
