@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from onnxaccel.errors import AccelError, OutputError
+
+_UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+"""Wrong usage; from click or, in newer versions of typer, from its own copy of it."""
 
 app = typer.Typer(
     name="onnxaccel",
@@ -316,11 +319,10 @@ def main(arguments: list[str] | None = None) -> None:
     words = [word for word in words if word != "--debug"]
     try:
         status = typer.main.get_command(app).main(words, prog_name="onnxaccel", standalone_mode=False)
-    except click.ClickException as error:
+    except _UsageError as error:
         error.show()
         status = 2
-    except (KeyboardInterrupt, click.Abort):
-        _say("interrupted")
+    except (KeyboardInterrupt, typer.Abort):
         status = 130
     except AccelError as error:
         if debug:
@@ -335,6 +337,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _say(f"error: {type(error).__name__}: {error}; this is a bug in onnxaccel, --debug shows where")
         status = 1
+    if status == 130:
+        _say("interrupted; where --checkpoint was given, the state is saved and --resume goes on from it")
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -363,7 +367,7 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     try:
         return name, tuple(int(d) for d in dims.split(","))
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no shape; write NAME=1,3,224,224") from None
+        raise typer.BadParameter(f"{text!r} is no shape; write NAME=1,3,224,224") from None
 
 
 def _writable(path: Path) -> Path:
@@ -371,8 +375,14 @@ def _writable(path: Path) -> Path:
     folder = path.parent
     if not folder.is_dir():
         raise OutputError(f"{path}: the folder {folder} does not exist; create it first")
-    if path.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(f"{path}: cannot be written; choose another place with -o")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "a folder of that name is there")
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); choose another place with -o"
+        ) from None
     return path
 
 
@@ -385,12 +395,12 @@ def _with_preprocessing(path: Path, mean: str | None, scale: float | None, layou
         if mean is not None:
             preprocessing.mean = [float(n) for n in _names(mean)]
     except ValueError:
-        raise click.BadParameter(f"--mean {mean!r}: give one number, or one per channel") from None
+        raise typer.BadParameter(f"--mean {mean!r}: give one number, or one per channel") from None
     if scale is not None:
         preprocessing.scale = scale
     if layout is not None:
         if layout not in ("NCHW", "NHWC"):
-            raise click.BadParameter(f"--layout {layout!r}: choose NCHW or NHWC")
+            raise typer.BadParameter(f"--layout {layout!r}: choose NCHW or NHWC")
         preprocessing.layout = layout
     return model
 

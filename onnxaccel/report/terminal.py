@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -9,7 +10,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -91,7 +91,7 @@ def show_environment(found: Environment) -> None:
 
 
 class EpochDisplay:
-    """A progress bar per epoch on standard error: batches, mean loss, rate and time left.
+    """A progress bar on standard error: epoch, batches, mean loss, and time left in the epoch.
 
     Args:
         epochs: Epochs in all.
@@ -100,7 +100,6 @@ class EpochDisplay:
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
         self._epoch = -1
-        self._task = TaskID(0)
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(),
@@ -110,6 +109,7 @@ class EpochDisplay:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
+        self._task = self._progress.add_task("", total=None, epoch=1, epochs=epochs, loss=math.nan)
 
     def __enter__(self) -> EpochDisplay:
         self._progress.start()
@@ -122,7 +122,6 @@ class EpochDisplay:
         """Show the state after a batch."""
         if tick.epoch != self._epoch:
             self._epoch = tick.epoch
-            self._task = self._progress.add_task(
-                "", total=tick.batches, epoch=tick.epoch + 1, epochs=self._epochs, loss=tick.loss
-            )
+            fields = {"epoch": tick.epoch + 1, "epochs": self._epochs, "loss": tick.loss}
+            self._progress.reset(self._task, total=tick.batches, **fields)
         self._progress.update(self._task, completed=tick.batch, loss=tick.loss)

@@ -90,7 +90,7 @@ def pooling(net: NetBuilder, layer: Layer, bottoms: list[ir.Value]) -> ir.Value:
     """Size = ceil((n + 2 pad - kernel) / stride) + 1.
 
     It is 1 less where the last window would start in the padding. MAX is over the part of the window
-    that is in the image, AVE divides by its part in the padded image. A network may ask for sizes rounded down
+    in the image, AVE divides by its part in the padded image. A network may ask for sizes rounded down
     (round_mode, or ceil_mode in forks).
     """
     p, (x,) = layer.proto.pooling_param, bottoms[:1]
