@@ -13,6 +13,7 @@ from onnxaccel.version import __version__
 
 if TYPE_CHECKING:
     from onnxaccel import pytorch as pytorch
+    from onnxaccel import tensorflow as tensorflow
     from onnxaccel.converters import convert as convert
     from onnxaccel.graph import optimizers as optimizers
     from onnxaccel.graph.autodiff import gradient as gradient
@@ -27,7 +28,11 @@ _HOME = {
     "evaluate": "onnxaccel.runtime.evaluator",
     "gradient": "onnxaccel.graph.autodiff",
 }
-_MODULES = {"optimizers": "onnxaccel.graph.optimizers", "pytorch": "onnxaccel.pytorch"}
+_MODULES = {
+    "optimizers": "onnxaccel.graph.optimizers",
+    "pytorch": "onnxaccel.pytorch",
+    "tensorflow": "onnxaccel.tensorflow",
+}
 
 __all__ = [
     "AccelError",

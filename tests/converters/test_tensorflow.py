@@ -10,7 +10,14 @@ import pytest
 
 import onnxaccel as oa
 from onnxaccel import models
-from onnxaccel.errors import AccelError, ConversionError, UnknownFormat
+from onnxaccel.errors import (
+    AccelError,
+    ConversionError,
+    MissingWeights,
+    ModelError,
+    ParityError,
+    UnknownFormat,
+)
 from onnxaccel.graph import optimizers
 from onnxaccel.graph.model import Model
 from onnxaccel.runtime.session import Session
@@ -181,3 +188,78 @@ def test_unknown_operators_are_named(tmp_path: Path) -> None:
     path.write_bytes(graph.as_graph_def().SerializeToString())
     with pytest.raises(ConversionError, match=r"Betainc.*'strange'"):
         oa.convert(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "reference"),
+    [
+        ("tflm_hello/model_fp32.tflite", "ref_model_fp32_tflite.npz"),
+        ("tiny_ad01/model_fp32.tflite", "ref_model_fp32_tflite.npz"),
+        ("tiny_resnet8/model_fp32.tflite", "ref_model_fp32_tflite.npz"),
+        ("mp_face_detection_front/model.tflite", "ref_model_tflite.npz"),
+    ],
+)
+def test_tensorflow_lite(path: str, reference: str, shared: Path) -> None:
+    source = shared / "samples/tensorflow" / path
+    model = oa.convert(source)
+    assert model.metadata.format == "tflite"
+    assert_equals_reference(model, source.parent / reference)
+
+
+@pytest.mark.parametrize("name", ["tflm_micro_speech", "tiny_kws", "tiny_ad01", "tiny_resnet8"])
+def test_quantized_models_round_otherwise_and_need_a_tolerance(name: str, shared: Path) -> None:
+    source = shared / "samples/tensorflow" / name / "model_int8.tflite"
+    with pytest.raises(ParityError, match="--tolerance"):
+        oa.convert(source)
+    model = oa.convert(source, verify=False)
+    ref = np.load(source.parent / "ref_model_int8_tflite.npz")
+    (steps,) = Session(model).run({model.input_names()[0]: ref["in0"]}).values()
+    assert np.abs(steps.astype(int) - ref["out0"].astype(int)).max() <= 1
+
+
+def test_truncated_tensorflow_lite(tmp_path: Path, shared: Path) -> None:
+    with pytest.raises(ConversionError, match="may be damaged") as caught:
+        oa.convert(_truncated(tmp_path, shared, "tiny_resnet8/model_fp32.tflite"))
+    assert "\n" not in str(caught.value)
+
+
+def test_trained_weights_return_to_keras(tmp_path: Path) -> None:
+    def network() -> Any:
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 4)),
+                keras.layers.Conv2D(4, 3, activation="gelu", name="square"),  # a wrong turn keeps its shape
+                keras.layers.Conv2D(8, 3, groups=2, name="grouped"),
+                keras.layers.BatchNormalization(name="norm"),
+                keras.layers.SeparableConv2D(6, 2, name="separable"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(3, name="head"),
+            ]
+        )
+
+    keras.utils.set_random_seed(0)
+    source, rng = network(), np.random.default_rng(0)
+    trainer = oa.Trainer(oa.convert(source, trainable=True), optimizer=optimizers.SGD(0.05), ep="cpu")
+    for _ in range(5):
+        trainer.step(rng.random((8, 8, 8, 4), np.float32), rng.integers(0, 3, 8))
+    path = trainer.export(tmp_path / "trained.onnx")
+    x = rng.random((4, 8, 8, 4), np.float32)
+    before = source(x, training=False).numpy()
+    (expected,) = Session(Model.load(path)).run({trainer.model().input_names()[0]: x}).values()
+    assert np.abs(before - expected).max() > 1e-2
+    assert oa.tensorflow.load_trained(source, path) is source
+    np.testing.assert_allclose(source(x, training=False).numpy(), expected, atol=1e-5)
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    small, large = (
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(n, name="head")], name="net") for n in (2, 3)
+    )
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="tail")], name="net")
+    model = oa.convert(small, trainable=True)
+    with pytest.raises(MissingWeights, match=r"head/kernel' has shape \[4, 2\].*\[4, 3\]"):
+        oa.tensorflow.load_trained(large, model)
+    with pytest.raises(MissingWeights, match="no weight 'net/head/kernel'"):
+        oa.tensorflow.load_trained(other, model)
+    with pytest.raises(ModelError, match="trainable=True"):
+        oa.tensorflow.load_trained(small, oa.convert(small))

@@ -1,4 +1,4 @@
-"""TensorFlow models: frozen graphs, SavedModels and Keras models, through tf2onnx."""
+"""TensorFlow models: frozen graphs, SavedModels, Keras and TensorFlow Lite models, through tf2onnx."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def convert_files(detected: Detected, options: Options) -> Conversion:
         ConversionError: The model cannot be read or mapped.
         MissingDependency: TensorFlow or tf2onnx is not installed.
     """
-    from onnxaccel.converters.tensorflow import graphs, keras
+    from onnxaccel.converters.tensorflow import graphs, keras, tflite
 
     path = detected.paths[0]
     if detected.format in ("keras", "keras-h5"):
@@ -31,7 +31,7 @@ def convert_files(detected: Detected, options: Options) -> Conversion:
         return graphs.frozen_graph(path, options)
     if detected.format == "saved-model":
         return graphs.saved_model(path, options)
-    raise ConversionError(f"{path}: converting {detected.format} is not supported yet")
+    return tflite.tflite_file(path, options)
 
 
 def convert_live(model: Any, example: tuple[Any, ...], options: Options) -> Conversion:

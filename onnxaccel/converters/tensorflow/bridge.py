@@ -1,4 +1,4 @@
-"""The one place that calls tf2onnx: a GraphDef without variables becomes an ONNX proto."""
+"""The one place that calls tf2onnx: a GraphDef without variables, or a .tflite, becomes an ONNX proto."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -95,27 +96,53 @@ def to_onnx(
         ConversionError: An operator has no mapping, or its mapping fails.
     """
     tf = import_tensorflow()
-    from tf2onnx import convert, optimizer, tf_loader
+    from tf2onnx import tf_loader
+
+    def pruned() -> Any:
+        tf.import_graph_def(graph_def, name="")
+        return tf_loader.tf_optimize(list(inputs), list(outputs), graph_def)
+
+    return _mapped(
+        pruned,
+        opset,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        tensors_to_rename=dict(renamed),
+        shape_override={name: list(dims) for name, dims in (shapes or {}).items()} or None,
+    )
+
+
+def tflite_to_onnx(path: Path, opset: int) -> onnx.ModelProto:
+    """Map a TensorFlow Lite file to ONNX, under its own tensor names.
+
+    Raises:
+        ConversionError: An operator has no mapping, or its mapping fails.
+    """
+    return _mapped(lambda: None, opset, tflite_path=str(path))
+
+
+def _mapped(graph: Callable[[], Any], opset: int, **settings: Any) -> onnx.ModelProto:
+    """Run tf2onnx on the GraphDef that ``graph`` gives, called within a graph of its own."""
+    tf = import_tensorflow()
+    from tf2onnx import convert, optimizer
 
     chosen = optimizer._get_optimizers().copy()
     chosen.pop("merge_duplication", None)  # it ties parameters that happen to be equal
     with quiet():
         try:
             with tf.Graph().as_default(), tf.device("/cpu:0"):
-                tf.import_graph_def(graph_def, name="")
-                graph_def = tf_loader.tf_optimize(list(inputs), list(outputs), graph_def)
-            proto, _ = convert._convert_common(
-                graph_def,
-                name="onnxaccel",
-                continue_on_error=False,
-                opset=opset,
-                custom_op_handlers={"CheckNumerics": (_dropout_or_identity, [])},
-                optimizers=chosen,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                tensors_to_rename=dict(renamed),
-                shape_override={name: list(dims) for name, dims in (shapes or {}).items()} or None,
-            )
+                proto, _ = convert._convert_common(
+                    graph(),
+                    name="onnxaccel",
+                    continue_on_error=False,
+                    opset=opset,
+                    custom_op_handlers={
+                        "CheckNumerics": (_dropout_or_identity, []),
+                        "Erfc": (_erfc, []),
+                    },
+                    optimizers=chosen,
+                    **settings,
+                )
         except Exception as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             reason = lines[0] if lines else type(error).__name__
@@ -123,6 +150,26 @@ def to_onnx(
     _refuse_unmapped(proto)
     mapped: onnx.ModelProto = proto
     return mapped
+
+
+def _erfc(ctx: Any, node: Any, name: str, args: Any, **_: Any) -> None:
+    """``Erfc(x) = 1 - Erf(x)``, which Keras's exact gelu uses and tf2onnx lacks."""
+    import numpy as np
+    from tf2onnx import utils
+
+    dtype, shape = ctx.get_dtype(node.output[0]), ctx.get_shape(node.output[0])
+    source, output = node.input[0], node.output[0]
+    ctx.remove_node(node.name)
+    erf = ctx.make_node("Erf", [source], shapes=[shape], dtypes=[dtype])
+    one = ctx.make_const(utils.make_name("one"), np.array(1, utils.map_onnx_to_numpy_type(dtype)))
+    ctx.make_node(
+        "Sub",
+        [one.output[0], erf.output[0]],
+        name=node.name,
+        outputs=[output],
+        shapes=[shape],
+        dtypes=[dtype],
+    )
 
 
 def _dropout_or_identity(ctx: Any, node: Any, name: str, args: Any, **_: Any) -> None:

@@ -26,6 +26,9 @@ from onnxaccel.errors import ConversionError
 from onnxaccel.graph.builder import attribute
 from onnxaccel.graph.model import Model, name_of
 
+PERMUTATION = "onnxaccel.permutation"
+"""Key of the axes that a weight was transposed by, in the metadata of its initializer."""
+
 _INPUT = "onnxaccel_input_"
 _WEIGHT = "onnxaccel_weight_"
 
@@ -69,8 +72,8 @@ def keras_model(model: Any, options: Options, source_format: str = "keras-model"
         tf.TensorSpec(_shape(t, options.shapes.get(name)), t.dtype, name=f"{_INPUT}{i}")
         for i, (t, name) in enumerate(zip(model.inputs, input_names, strict=True))
     ]
-    trained, others = list(model.trainable_variables), list(model.non_trainable_variables)
-    weights = [*trained, *others]
+    trained = list(model.trainable_variables)
+    weights = list(weight_names(model).values())
     weight_specs = [tf.TensorSpec(v.shape, v.dtype, name=f"{_WEIGHT}{i}") for i, v in enumerate(weights)]
     with quiet(), _traceable_layers(model):
 
@@ -94,7 +97,7 @@ def keras_model(model: Any, options: Options, source_format: str = "keras-model"
     count = len(weights)
     inputs = tensors[:count] + tensors[count : count + len(specs)]
     outputs = [t.name for t in concrete.outputs]
-    names = _unique([v.path for v in weights])
+    names = list(weight_names(model))
     renamed = dict(zip(inputs, [*names, *input_names], strict=True)) | dict(
         zip(outputs, output_names, strict=True)
     )
@@ -117,6 +120,12 @@ def keras_model(model: Any, options: Options, source_format: str = "keras-model"
     return Conversion(result, reference, f"Keras {keras.__version__}")
 
 
+def weight_names(model: Any) -> dict[str, Any]:
+    """A Keras model's variables, trainable ones first, by their names in the converted graph."""
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    return dict(zip(_unique([v.path for v in variables]), variables, strict=True))
+
+
 @contextmanager
 def _traceable_layers(model: Any) -> Iterator[None]:
     """Let BatchNormalization and Dropout trace as single operators while the block runs."""
@@ -124,6 +133,10 @@ def _traceable_layers(model: Any) -> Iterator[None]:
     import tensorflow as tf
 
     normal, dropout = keras.layers.BatchNormalization.call, keras.layers.Dropout.call
+    function = tf.function
+
+    def inlinable(*args: Any, **settings: Any) -> Any:  # grouped convolutions ask for XLA, an opaque call
+        return function(*args, **{**settings, "jit_compile": False})
 
     def fused(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         rank, axis = len(inputs.shape), self.axis % len(inputs.shape)
@@ -150,10 +163,12 @@ def _traceable_layers(model: Any) -> Iterator[None]:
         return tf.debugging.check_numerics(inputs, f"{DROPOUT}{self.rate}", name="dropout")
 
     keras.layers.BatchNormalization.call, keras.layers.Dropout.call = fused, marked
+    tf.function = inlinable
     try:
         yield
     finally:
         keras.layers.BatchNormalization.call, keras.layers.Dropout.call = normal, dropout
+        tf.function = function
 
 
 def _inlined(concrete: Any) -> tuple[Any, list[str]]:
@@ -184,7 +199,9 @@ def _to_initializers(model: Model, values: dict[str, npt.NDArray[Any]]) -> set[s
         if len(readers) == 1 and readers[0].op_type == "Transpose" and data.ndim > 2:
             turned = readers[0].outputs[0]
             if not turned.is_graph_output():
-                data = np.ascontiguousarray(data.transpose(attribute(readers[0], "perm")))
+                perm = attribute(readers[0], "perm")
+                data = np.ascontiguousarray(data.transpose(perm))
+                value.metadata_props[PERMUTATION] = " ".join(map(str, perm))
                 ir.convenience.replace_all_uses_with(turned, value)
                 graph.remove(readers[0], safe=True)
         value.const_value = ir.tensor(data, name=name)

@@ -1,0 +1,78 @@
+"""TensorFlow Lite models, float and quantized, compared with TensorFlow Lite's own interpreter."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxaccel.converters.contract import Arrays, Conversion, Options
+from onnxaccel.converters.tensorflow.bridge import import_tensorflow, quiet, tflite_to_onnx
+from onnxaccel.converters.tensorflow.graphs import finish
+from onnxaccel.errors import ConversionError
+from onnxaccel.graph.model import Model, name_of
+
+INTEGER_FEEDS = tuple(range(1, 33))
+"""Batch sizes to compare quantized models at.
+
+Rounding differs on few inputs, and then by whole steps, so two feeds agree or not by luck.
+"""
+
+
+def tflite_file(path: Path, options: Options) -> Conversion:
+    """A ``.tflite`` flatbuffer; quantized inputs and outputs keep their integers.
+
+    Raises:
+        ConversionError: The file is damaged, or an operator has no mapping.
+    """
+    tf = import_tensorflow()
+    if options.inputs or options.outputs or options.shapes:
+        raise ConversionError(
+            f"{path}: a TensorFlow Lite model is converted whole and at its own shapes; "
+            "leave --inputs, --outputs and --shape out"
+        )
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it advertises its successor, another package
+        try:
+            interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=1)
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            raise ConversionError(
+                f"{path}: TensorFlow Lite cannot read it, it may be damaged ({reason})"
+            ) from None
+    options.progress("mapping operators (tf2onnx)")
+    model = Model.from_proto(tflite_to_onnx(path, options.opset))
+    sources = {_plain(d["name"]): d for d in interpreter.get_input_details()}
+    results = {_plain(d["name"]): d for d in interpreter.get_output_details()}
+    for value in [*model.inputs, *model.outputs]:
+        value.name = _plain(name_of(value))
+    if [*sources, *results] != [*model.input_names(), *model.output_names()]:
+        raise ConversionError(f"{path}: its inputs and outputs are not those of the converted graph")
+    finish(model, "tflite")
+
+    def reference(feed: Arrays) -> Arrays:
+        for name, detail in sources.items():
+            interpreter.resize_tensor_input(detail["index"], feed[name].shape)
+        interpreter.allocate_tensors()
+        for name, detail in sources.items():
+            interpreter.set_tensor(detail["index"], feed[name])
+        interpreter.invoke()
+        return {name: interpreter.get_tensor(detail["index"]) for name, detail in results.items()}
+
+    conversion = Conversion(model, reference, f"TensorFlow Lite {tf.__version__}", _byte_ranges(sources))
+    if any(not np.issubdtype(d["dtype"], np.floating) for d in results.values()):
+        conversion.batch_sizes = INTEGER_FEEDS
+    return conversion
+
+
+def _byte_ranges(sources: dict[str, dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """The whole range of inputs that are quantized to 8 bits."""
+    limits = {name: np.iinfo(d["dtype"]) for name, d in sources.items() if d["dtype"] in (np.int8, np.uint8)}
+    return {name: (int(limit.min), int(limit.max) + 1) for name, limit in limits.items()}
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix(":0")
