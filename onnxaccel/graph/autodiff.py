@@ -17,18 +17,10 @@ from onnx_ir.passes import common as passes
 
 from onnxaccel.errors import ModelError, UnsupportedOperator
 from onnxaccel.graph.builder import Builder, describe, operator_of
+from onnxaccel.graph.expand import CONSTANT
 from onnxaccel.graph.model import Model, name_of
 from onnxaccel.graph.normalize import normalize
 from onnxaccel.graph.rules import gradient as rules
-
-CONSTANT = frozenset(
-    """Shape Size ArgMax ArgMin Equal Greater GreaterOrEqual Less LessOrEqual Not And Or Xor IsNaN IsInf
-    NonZero Sign Floor Ceil Round OneHot Range ConstantOfShape RandomNormal RandomNormalLike RandomUniform
-    RandomUniformLike Bernoulli Multinomial EyeLike NonMaxSuppression QuantizeLinear DynamicQuantizeLinear
-    Unique Hardmax BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot StringNormalizer Constant
-    HannWindow HammingWindow BlackmanWindow""".split()
-)
-"""Operators whose derivative is zero wherever it exists, or whose results are no floats."""
 
 
 def is_float(value: ir.Value) -> bool:
@@ -90,9 +82,21 @@ def _downstream(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value]) -> set[ir.Val
     """The float values that depend differentiably on ``wrt``."""
     active = set(wrt)
     for node in nodes:
-        if node.op_type not in CONSTANT and any(x in active for x in node.inputs if x is not None):
+        if node.op_type not in CONSTANT and any(x in active for x in reads(node)):
             active.update(output for output in node.outputs if is_float(output))
     return active
+
+
+def reads(node: ir.Node) -> list[ir.Value]:
+    """The values that a node depends on: its inputs, and what its subgraphs read from outside."""
+    graphs = [graph for attr in node.attributes.values() if (graph := _graph(attr)) is not None]
+    inner = [x for graph in graphs for n in graph.all_nodes() for x in n.inputs]
+    results = [x for graph in graphs for x in graph.outputs]
+    return [x for x in [*node.inputs, *inner, *results] if x is not None]
+
+
+def _graph(attr: ir.Attr) -> ir.Graph | None:
+    return attr.as_graph() if attr.type == ir.AttributeType.GRAPH else None
 
 
 def _upstream(nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], active: set[ir.Value]) -> list[ir.Node]:
@@ -100,7 +104,7 @@ def _upstream(nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], active: set[i
     wanted = set(seeds)
     path = []
     for node in reversed(nodes):
-        inputs = [x for x in node.inputs if x is not None and x in active]
+        inputs = [x for x in reads(node) if x in active]
         if inputs and any(output in wanted and output in active for output in node.outputs):
             wanted.update(inputs)
             path.append(node)

@@ -122,7 +122,7 @@ class Builder:
         dims = dims_of(like)
         if dims is not None and sum(not isinstance(d, int) for d in dims) <= 1 and 0 not in dims:
             return self.Reshape(x, [d if isinstance(d, int) else -1 for d in dims])
-        return self.Reshape(x, self.Shape(like))
+        return self.Reshape(x, self.Shape(like), allowzero=1)
 
     def expand_like(self, x: ir.Value, like: ir.Value) -> ir.Value:
         """``x`` broadcast to the shape of ``like``."""

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 
 import onnx_ir as ir
 
-from onnxaccel.graph.autodiff import CONSTANT
 from onnxaccel.graph.builder import attribute, dims_of, operator_of
+from onnxaccel.graph.expand import CONSTANT
 from onnxaccel.graph.model import Metadata, Model, name_of, tensor_of
 from onnxaccel.graph.normalize import normalize
 from onnxaccel.graph.parameters import trainable

@@ -1,8 +1,9 @@
 """One plain form of a graph, so that the gradient rules need no branches for ONNX's many spellings.
 
-After `normalize`: functions are inlined, Constant nodes are initializers, no initializer is also an input,
-nodes stand in topological order, auto_pad is written out, BatchNormalizations share no running statistics,
-and every value that ONNX can infer has its type and shape.
+After `normalize`: functions are inlined, operators without a gradient rule are written out (`expand`),
+Constant nodes are initializers, no initializer is also an input, nodes stand in topological order, auto_pad
+is written out, BatchNormalizations share no running statistics, and every
+value that ONNX can infer has its type and shape.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from onnx_ir.passes import common as passes
 
 from onnxaccel.errors import ModelError, UnsupportedOperator
 from onnxaccel.graph.builder import attribute, describe, dims_of
+from onnxaccel.graph.expand import expand
 from onnxaccel.graph.model import Model, tensor_of
 
 _WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
@@ -39,7 +41,9 @@ def normalize(model: Model) -> None:
     for node in model.graph:
         if node.op_type in _WINDOWED:
             _explicit_pads(node)
-        elif node.op_type == "BatchNormalization":
+    expand(model)
+    for node in model.graph:
+        if node.op_type == "BatchNormalization":
             for index, role in ((3, "running_mean"), (4, "running_var")):
                 _own_statistics(model, node, index, role)
 

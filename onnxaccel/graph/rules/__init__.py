@@ -4,26 +4,41 @@ In the docstrings x, w, b are inputs, y is the output, and d stands before a val
 """
 
 from onnxaccel.graph.rules import (  # importing a family registers its rules
+    activations,
     convolution,
+    einsum,
     elementwise,
+    expansions,
     indexing,
     linear,
     normalization,
     pooling,
+    recurrent,
     reduction,
+    resample,
     shape,
+    transposed,
+    trigonometry,
 )
-from onnxaccel.graph.rules.registry import Rule, gradient
+from onnxaccel.graph.rules.registry import Rule, expansion, gradient
 
 __all__ = [
     "Rule",
+    "activations",
     "convolution",
+    "einsum",
     "elementwise",
+    "expansion",
+    "expansions",
     "gradient",
     "indexing",
     "linear",
     "normalization",
     "pooling",
+    "recurrent",
     "reduction",
+    "resample",
     "shape",
+    "transposed",
+    "trigonometry",
 ]

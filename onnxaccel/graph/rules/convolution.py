@@ -75,12 +75,13 @@ def conv(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
     """y = W * x + b: dx = the transposed convolution of dy, dW = x correlated with dy, db = sum of dy."""
     x, weight = node.inputs[:2]
     assert x is not None and weight is not None
-    window = Window.of(node, _kernel(node, weight))
+    window = Window.of(node, kernel_of(node, weight))
     db = op.ReduceSum(dy, [0, *range(2, 2 + window.rank)], keepdims=0)
-    return [_input_gradient(op, x, weight, dy, window), _weight_gradient(op, x, weight, dy, window), db]
+    return [_input_gradient(op, x, weight, dy, window), weight_gradient(op, x, weight, dy, window), db]
 
 
-def _kernel(node: ir.Node, weight: ir.Value) -> list[int]:
+def kernel_of(node: ir.Node, weight: ir.Value) -> list[int]:
+    """The kernel's size, from the attribute or from the weight."""
     kernel = attribute(node, "kernel_shape") or [d for d in (dims_of(weight) or [])[2:] if isinstance(d, int)]
     if not kernel:
         raise UnsupportedOperator(
@@ -141,7 +142,7 @@ def extend(op: Builder, x: ir.Value, amounts: list[int]) -> ir.Value:
     return x
 
 
-def _weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
+def weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
     """One matrix product over all kernel positions.
 
     With channels first and everything else flattened, ``dW_k^T = X_k dY^T`` where ``X_k`` is what kernel

@@ -58,6 +58,60 @@ def sum_(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
     return [unbroadcast(op, dy, x, *node.inputs) for x in node.inputs if x is not None]
 
 
+@gradient("Mean")
+def mean(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
+    """dx_i = dy / n for n operands."""
+    share = op.Div(dy, float(len(node.inputs)))
+    return [unbroadcast(op, share, x, *node.inputs) for x in node.inputs]
+
+
+@gradient("Max", "Min")
+def extremum(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
+    """dx_i = dy / ties where x_i = y, else 0: operands that tie share dy equally."""
+    if len(node.inputs) == 1:
+        return [dy]
+    assert dy.dtype is not None
+    hits = [op.Cast(op.Equal(x, node.outputs[0]), to=dy.dtype.value) for x in node.inputs]
+    share = op.Div(dy, op.Sum(*hits))
+    return [
+        unbroadcast(op, op.Mul(share, hit), x, *node.inputs) for x, hit in zip(node.inputs, hits, strict=True)
+    ]
+
+
+@gradient("Pow")
+def pow_(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
+    """da = dy b a^(b-1), 0 where b = 0; db = dy y ln(a), 0 where a = 0 and b >= 0."""
+    a, b = node.inputs
+    assert a is not None and b is not None and a.dtype is not None
+    exponent = b if b.dtype == a.dtype else op.Cast(b, to=a.dtype.value)
+    slope = op.Mul(exponent, op.Pow(a, op.Sub(exponent, 1.0)))
+    da = op.Mul(dy, op.Where(op.Equal(exponent, 0.0), 0.0, slope))
+    flat = op.And(op.Equal(a, 0.0), op.GreaterOrEqual(exponent, 0.0))
+    db = op.Mul(dy, op.Where(flat, 0.0, op.Mul(node.outputs[0], op.Log(a))))
+    return [unbroadcast(op, da, a, b), unbroadcast(op, db, b, a)]
+
+
+@gradient("Mod")
+def mod(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
+    """y = a - n b with a whole n: da = dy, db = -dy n."""
+    a, b = node.inputs
+    n = op.Round(op.Div(op.Sub(a, node.outputs[0]), b))
+    return [unbroadcast(op, dy, a, b), unbroadcast(op, op.Neg(op.Mul(dy, n)), b, a)]
+
+
+@gradient("Reciprocal")
+def reciprocal(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
+    """dx = -dy y^2."""
+    y = node.outputs[0]
+    return op.Neg(op.Mul(dy, op.Mul(y, y)))
+
+
+@gradient("Abs")
+def abs_(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
+    """dx = dy sign(x)."""
+    return op.Mul(dy, op.Sign(node.inputs[0]))
+
+
 @gradient("Relu")
 def relu(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
     """dx = dy where y > 0, else 0."""
@@ -132,7 +186,7 @@ def prelu(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
     ]
 
 
-@gradient("Cast")
+@gradient("Cast", "CastLike")
 def cast(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
     """dx = dy, in the type of x."""
     x = node.inputs[0]
@@ -152,7 +206,7 @@ def where(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
 
 
 @gradient("Dropout")
-def dropout(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
+def dropout(op: Builder, node: ir.Node, dy: ir.Value, dmask: ir.Value | None = None) -> ir.Value:
     """dx = dy mask / (1 - ratio) in training, dy otherwise."""
     from onnxaccel.graph.training_form import dropout_ratio
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
 from onnxaccel.graph.builder import Builder, attribute, describe, dims_of
 from onnxaccel.graph.rules.registry import gradient
+from onnxaccel.graph.rules.shape import positions, scatter_flat
 
 
 @gradient("Gather")
@@ -33,3 +36,90 @@ def gather_elements(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
     x, indices = node.inputs
     assert x is not None
     return op.ScatterElements(op.zeros_like(x), indices, dy, axis=attribute(node, "axis", 0), reduction="add")
+
+
+@gradient("GatherND")
+def gather_nd(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
+    """dx = zeros, plus dy at the slices that were read."""
+    x, indices = node.inputs
+    assert x is not None and indices is not None
+    batch = attribute(node, "batch_dims", 0)
+    dims = dims_of(x)
+    if not batch:
+        return op.ScatterND(op.zeros_like(x), indices, dy, reduction="add")
+    if dims is None:
+        raise UnsupportedOperator(f"{describe(node)}: the input's rank is not known; export with shapes")
+    # the same Gather of every element's position says where each dy goes
+    places = op.GatherND(positions(op, x), indices, batch_dims=batch)
+    return scatter_flat(op, x, places, dy)
+
+
+@gradient("TopK")
+def top_k(op: Builder, node: ir.Node, dy: ir.Value, dindices: ir.Value | None = None) -> ir.Value:
+    """dx = dy at the elements that were chosen, else 0."""
+    x, axis = node.inputs[0], attribute(node, "axis", -1)
+    assert x is not None
+    if not node.outputs[1].name:
+        node.outputs[1].name = op.fresh("indices")
+    node.outputs[1].type = ir.TensorType(ir.DataType.INT64)
+    return op.ScatterElements(op.zeros_like(x), node.outputs[1], dy, axis=axis)
+
+
+@gradient("ScatterElements", "Scatter")
+def scatter_elements(op: Builder, node: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """See `_scatter`."""
+    indices, axis = node.inputs[1], attribute(node, "axis", 0)
+    return _scatter(
+        op,
+        node,
+        dy,
+        lambda to, what, how: op.ScatterElements(to, indices, what, axis=axis, reduction=how),
+        lambda x: op.GatherElements(x, indices, axis=axis),
+    )
+
+
+@gradient("ScatterND")
+def scatter_nd(op: Builder, node: ir.Node, dy: ir.Value) -> list[ir.Value | None]:
+    """See `_scatter`."""
+    indices = node.inputs[1]
+    return _scatter(
+        op,
+        node,
+        dy,
+        lambda to, what, how: op.ScatterND(to, indices, what, reduction=how),
+        lambda x: op.GatherND(x, indices),
+    )
+
+
+def _scatter(
+    op: Builder,
+    node: ir.Node,
+    dy: ir.Value,
+    put: Callable[[ir.Value, ir.Value, str], ir.Value],
+    take: Callable[[ir.Value], ir.Value],
+) -> list[ir.Value | None]:
+    """Gradients of data and updates, by reduction.
+
+    none: dy where nothing was written, and dy where it was. add: dy for both. mul: dy times the product of
+    all other factors, exact where some are zero. min, max: dy shared equally by all that tie.
+    """
+    x, _, updates = node.inputs
+    y, how = node.outputs[0], attribute(node, "reduction", "none")
+    assert x is not None and updates is not None and dy.dtype is not None
+    if how == "none":
+        return [put(dy, op.zeros_like(updates), "none"), None, take(dy)]
+    if how == "add":
+        return [dy, None, take(dy)]
+    if how == "mul":
+        is_zero = op.Equal(updates, 0.0)
+        zero = op.Cast(is_zero, to=dy.dtype.value)
+        safe = op.Where(is_zero, 1.0, updates)
+        product = put(x, safe, "mul")
+        others = op.Sub(take(put(op.zeros_like(x), zero, "add")), zero)
+        rest = op.Where(op.Greater(others, 0.0), 0.0, op.Div(take(op.Mul(dy, product)), safe))
+        ones = op.Add(op.zeros_like(x), 1.0)
+        return [op.Mul(dy, put(ones, updates, "mul")), None, rest]
+    data_hits = op.Cast(op.Equal(x, y), to=dy.dtype.value)
+    update_hits = op.Cast(op.Equal(updates, take(y)), to=dy.dtype.value)
+    share = op.Div(dy, put(data_hits, update_hits, "add"))
+    return [op.Mul(share, data_hits), None, op.Mul(take(share), update_hits)]

@@ -22,3 +22,6 @@ Returns:
 
 gradient: Registry[Rule] = Registry("gradient rule")
 """Gradient rules by operator: ``@gradient("Relu")``, ``@gradient("com.microsoft::Gelu")``."""
+
+expansion: Registry[Callable[..., ir.Value | Sequence[ir.Value]]] = Registry("expansion")
+"""``rule(op, node) -> outputs``: writes an operator in terms of others that have gradient rules."""

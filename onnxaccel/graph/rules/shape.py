@@ -59,11 +59,16 @@ def slice_(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
     pads = _static_pads(x, [constant_of(b) for b in bounds])
     if pads is not None:
         return op.Pad(dy, pads)
-    places = op.Slice(op.reshape_like(op.Range(0, op.Size(x), 1), x), *bounds)
-    return _scatter_flat(op, x, places, dy)
+    places = op.Slice(positions(op, x), *bounds)
+    return scatter_flat(op, x, places, dy)
 
 
-def _scatter_flat(op: Builder, x: ir.Value, places: ir.Value, dy: ir.Value) -> ir.Value:
+def positions(op: Builder, x: ir.Value) -> ir.Value:
+    """The position of each element in the flattened ``x``, in the shape of ``x``."""
+    return op.reshape_like(op.Range(0, op.Size(x), 1), x)
+
+
+def scatter_flat(op: Builder, x: ir.Value, places: ir.Value, dy: ir.Value) -> ir.Value:
     """Add ``dy`` to zeros shaped like ``x``, at flat positions ``places``."""
     zeros = op.Reshape(op.zeros_like(x), [-1])
     flat = op.ScatterElements(zeros, op.Reshape(places, [-1]), op.Reshape(dy, [-1]), axis=0, reduction="add")
@@ -90,12 +95,11 @@ def _static_pads(x: ir.Value, bounds: list[npt.NDArray[Any] | None]) -> list[int
 @gradient("Pad")
 def pad(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
     """dx = dy without its border; the constant's gradient is the sum over the border."""
+    x, pads, value, axes = [*node.inputs, None, None][:4]
+    assert x is not None
     mode = attribute(node, "mode", "constant")
-    if mode != "constant":
-        raise UnsupportedOperator(
-            f"{describe(node)}: mode {mode} has no gradient rule yet; only constant has"
-        )
-    _, pads, value, axes = [*node.inputs, None, None][:4]
+    if mode != "constant":  # the border repeats elements of x, each of which gets the sum
+        return [scatter_flat(op, x, op.Pad(positions(op, x), pads, None, axes, mode=mode), dy)]
     dx = _unpad(op, dy, pads, axes)
     if value is None:
         return [dx]
@@ -129,7 +133,35 @@ def depth_to_space(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
 @gradient("SpaceToDepth")
 def space_to_depth(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
     """dx = dy with the channels moved back into blocks."""
-    return op.DepthToSpace(dy, blocksize=attribute(node, "blocksize"), mode="DCR")
+    return op.DepthToSpace(dy, blocksize=attribute(node, "blocksize"), mode=attribute(node, "mode", "DCR"))
+
+
+@gradient("Tile")
+def tile(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
+    """dx = dy summed over the repetitions: in the shape [r0, d0, r1, d1, ...] over every other axis."""
+    x, repeats = node.inputs
+    assert x is not None
+    dims = dims_of(x)
+    if dims is None:
+        raise UnsupportedOperator(f"{describe(node)}: the input's rank is not known; export with shapes")
+    if not dims:
+        return dy
+    pairs = op.Concat(op.Unsqueeze(repeats, [1]), op.Unsqueeze(op.shape_of(x), [1]), axis=1)
+    split = op.Reshape(dy, op.Reshape(pairs, [-1]))
+    return op.ReduceSum(split, list(range(0, 2 * len(dims), 2)), keepdims=0)
+
+
+@gradient("Trilu")
+def trilu(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
+    """dx = the same triangle of dy."""
+    return op.Trilu(dy, *node.inputs[1:], upper=attribute(node, "upper", 1))
+
+
+@gradient("ReverseSequence")
+def reverse_sequence(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
+    """dx = dy, reversed once more."""
+    settings = {name: attribute(node, name) for name in ("batch_axis", "time_axis")}
+    return op.ReverseSequence(dy, node.inputs[1], **settings)
 
 
 def _input(node: ir.Node) -> ir.Value:

@@ -1,0 +1,111 @@
+"""Operators without a gradient rule, written in terms of operators that have one.
+
+Three sources, in this order: an ``@expansion``, the body that ONNX's schema gives an operator it defines as a
+function, and nothing: such a node stays as it is, and `autodiff` refuses it if it is differentiated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from onnx import defs
+from onnx_ir.passes import common as passes
+
+from onnxaccel.graph.builder import Builder, operator_of
+from onnxaccel.graph.model import Model, name_of
+from onnxaccel.graph.rules import expansion
+from onnxaccel.graph.rules import gradient as rules
+
+CONSTANT = frozenset(
+    """Shape Size ArgMax ArgMin Equal Greater GreaterOrEqual Less LessOrEqual Not And Or Xor IsNaN IsInf
+    NonZero Sign Floor Ceil Round OneHot Range ConstantOfShape RandomNormal RandomNormalLike RandomUniform
+    RandomUniformLike Bernoulli Multinomial EyeLike NonMaxSuppression QuantizeLinear DynamicQuantizeLinear
+    Unique Hardmax BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot StringNormalizer Constant
+    HannWindow HammingWindow BlackmanWindow MelWeightMatrix""".split()
+)
+"""Operators whose derivative is zero wherever it exists, or whose results are no floats."""
+
+_DEPTH = 8
+"""How often bodies are looked through for further functions; ONNX nests them two deep."""
+
+
+def expand(model: Model) -> None:
+    """Write out, in place, every node without a rule that has an expansion or a function body."""
+    for _ in range(_DEPTH):
+        pending = [n for n in model.graph if rules.get(operator_of(n)) is None and n.op_type not in CONSTANT]
+        written = [_write_out(model, node) or _call_body(model, node) for node in pending]
+        if not any(written):
+            return
+        ir.passes.Sequential(
+            passes.InlinePass(),
+            passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            passes.TopologicalSortPass(),
+            passes.RemoveUnusedNodesPass(),
+            passes.NameFixPass(),
+        )(model.ir)
+        model.infer_shapes()
+
+
+def _write_out(model: Model, node: ir.Node) -> bool:
+    """Replace a node by its ``@expansion``."""
+    rule = expansion.get(operator_of(node))
+    if rule is None:
+        return False
+    op = Builder(model.graph, node.name or name_of(node.outputs[0]))
+    outputs = rule(op, node)
+    for old, new in zip(node.outputs, [outputs] if isinstance(outputs, ir.Value) else outputs, strict=False):
+        if new.type is None or new.shape is None:
+            new.type, new.shape = old.type, old.shape
+        name = old.name
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        old.name, new.name = None, name
+    model.graph.remove(node, safe=True)
+    return True
+
+
+def _call_body(model: Model, node: ir.Node) -> bool:
+    """Make a node a call of the function that its schema defines it by, for the inliner to write out."""
+    if node.domain not in ("", "ai.onnx") or not defs.has(node.op_type):
+        return False
+    schema = defs.get_schema(node.op_type, model.opset)
+    body = _body(schema, node, model.opset)
+    if body is None:
+        return False
+    for name, declared in schema.attributes.items():
+        if name not in node.attributes and declared.default_value.name:
+            node.attributes[name] = ir.from_proto(declared.default_value)
+    node.domain, node.overload = "", node.name or name_of(node.outputs[0])
+    body.domain, body.name, body.overload = node.op_identifier()
+    del body.opset_import[:]
+    body.opset_import.append(onnx.helper.make_opsetid("", model.opset))
+    produced = {name for inner in body.node for name in inner.output}
+    kept = [name for name in body.output if name in produced]  # unused results may be left out
+    if kept != list(body.output[: len(kept)]):
+        return False
+    del body.output[len(kept) :]
+    node.resize_outputs(min(len(node.outputs), len(kept)))
+    model.ir.functions[node.op_identifier()] = ir.from_proto(body)
+    return True
+
+
+def _body(schema: Any, node: ir.Node, opset: int) -> onnx.FunctionProto | None:
+    def newest(versions: list[int]) -> int | None:
+        return max((version for version in versions if version <= opset), default=None)
+
+    version = newest(schema.function_opset_versions)
+    if version is not None:
+        return onnx.FunctionProto.FromString(schema.get_function_with_opset_version(version))
+    version = newest(schema.context_dependent_function_opset_versions)
+    if version is None:
+        return None
+    types = [onnx.TypeProto() if x is None or x.type is None else _type(x.type.dtype) for x in node.inputs]
+    built = schema.get_context_dependent_function_with_opset_version(
+        version, ir.to_proto(node).SerializeToString(), [t.SerializeToString() for t in types]
+    )
+    return onnx.FunctionProto.FromString(built) if built else None
+
+
+def _type(dtype: ir.DataType) -> onnx.TypeProto:
+    return onnx.helper.make_tensor_type_proto(dtype.value, None)

@@ -1,0 +1,41 @@
+"""Transposed convolution, and the inverse of max pooling."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxaccel.errors import UnsupportedOperator
+from onnxaccel.graph.builder import Builder, describe
+from onnxaccel.graph.rules.convolution import Grads, Window, kernel_of, weight_gradient
+from onnxaccel.graph.rules.registry import gradient
+
+
+@gradient("ConvTranspose")
+def conv_transpose(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
+    """The adjoint of Conv: dx = W * dy, dW = dy correlated with x, db = sum of dy."""
+    x, weight = node.inputs[:2]
+    assert x is not None and weight is not None
+    window = Window.of(node, kernel_of(node, weight))
+    axes = list(range(2, 2 + window.rank))
+    dx = op.Conv(
+        dy,
+        weight,
+        kernel_shape=window.kernel,
+        strides=window.strides,
+        dilations=window.dilations,
+        pads=window.pads,
+        group=window.group,
+    )
+    # output_padding beyond the stride leaves room for windows that no x stands for
+    dx = op.Slice(dx, [0] * window.rank, op.Shape(x, start=2), axes)
+    return [dx, weight_gradient(op, dy, weight, x, window), op.ReduceSum(dy, [0, *axes], keepdims=0)]
+
+
+@gradient("MaxUnpool")
+def max_unpool(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
+    """dx = dy at the indices."""
+    if len(node.inputs) > 2:
+        raise UnsupportedOperator(f"{describe(node)}: an output_shape has no gradient rule")
+    x, indices = node.inputs
+    assert x is not None
+    return op.reshape_like(op.Gather(op.Reshape(dy, [-1]), op.Reshape(indices, [-1])), x)
