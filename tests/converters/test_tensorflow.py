@@ -154,6 +154,7 @@ def _truncated(tmp: Path, shared: Path, sample: str) -> Path:
     [
         ("kws_ds_cnn_s/model.pb", {}, ConversionError, "Mfcc.*--inputs Mfcc:0"),
         ("kws_ds_cnn_s/model.pb", {"inputs": ["Mfc:0"]}, ConversionError, "no operation 'Mfc'.*Mfcc"),
+        ("kws_ds_cnn_s/model.pb", {"inputs": ["zzz"]}, ConversionError, "no operation 'zzz'.*Mfcc"),
         ("kws_ds_cnn_s/model.pb", {"trainable": True}, ConversionError, "needs a Keras model"),
         ("kws_ds_cnn_s", {}, UnknownFormat, "a folder without saved_model.pb"),
     ],
@@ -263,3 +264,28 @@ def test_weights_of_another_network_are_refused() -> None:
         oa.tensorflow.load_trained(other, model)
     with pytest.raises(ModelError, match="trainable=True"):
         oa.tensorflow.load_trained(small, oa.convert(small))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.SpatialDropout1D(0.3, name="noise"),
+        keras.layers.GaussianNoise(0.3, name="noise"),
+        keras.layers.GaussianDropout(0.3, name="noise"),
+        keras.layers.AlphaDropout(0.3, name="noise"),
+        keras.layers.Dropout(0.3, noise_shape=(None, 1, 4), name="noise"),
+        keras.layers.GRU(4, dropout=0.3, name="noise"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_noise_that_training_would_lose_is_refused(layer: Any) -> None:
+    network = keras.Sequential([keras.Input((8, 4)), layer, keras.layers.Dense(2)])
+    with pytest.raises(ConversionError, match=r"layer 'noise'.*random in training"):
+        oa.convert(network, trainable=True)
+    assert oa.convert(network).metadata.trainable is None
+
+
+def test_dropout_within_attention_is_kept() -> None:
+    x = keras.Input((8, 4))
+    network = keras.Model(x, keras.layers.MultiHeadAttention(2, 4, dropout=0.2)(x, x))
+    assert [n.op_type for n in oa.convert(network, trainable=True).graph].count("Dropout") == 1

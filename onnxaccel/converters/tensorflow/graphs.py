@@ -199,8 +199,9 @@ def _check_names(graph_def: Any, tensors: Sequence[str], path: Path) -> None:
             import difflib
 
             close = difflib.get_close_matches(name, known, 3, 0.4)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
-            raise ConversionError(f"{path}: there is no operation {name!r} in the graph{hint}")
+            others = [n.name for n in graph_def.node if n.op not in ("Const", "Identity", "NoOp")][:12]
+            hint = f"did you mean {', '.join(close)}?" if close else f"it begins with {', '.join(others)}"
+            raise ConversionError(f"{path}: there is no operation {name!r} in the graph; {hint}")
 
 
 def _argument_names(signature: Any, inputs: Sequence[str]) -> list[str]:

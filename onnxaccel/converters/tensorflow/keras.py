@@ -66,6 +66,8 @@ def keras_model(model: Any, options: Options, source_format: str = "keras-model"
     tf = import_tensorflow()
     if not getattr(model, "built", False) or not getattr(model, "inputs", None):
         raise ConversionError("the Keras model has no inputs yet; call it once, or give it an Input layer")
+    if options.trainable:
+        _refuse_other_noise(model)
     input_names = [_plain(t.name) for t in model.inputs]
     output_names = _output_names(model)
     specs = [
@@ -118,6 +120,22 @@ def keras_model(model: Any, options: Options, source_format: str = "keras-model"
     import keras
 
     return Conversion(result, reference, f"Keras {keras.__version__}")
+
+
+def _refuse_other_noise(model: Any) -> None:
+    """Refuse layers whose randomness in training would be lost; only plain Dropout is kept."""
+    for layer in model._flatten_layers():
+        kind = type(layer).__name__
+        plain = kind == "Dropout" and getattr(layer, "noise_shape", None) is None
+        rates = [getattr(layer, name, 0) for name in ("rate", "stddev", "dropout", "recurrent_dropout")]
+        random = kind.startswith("Random") or any(isinstance(r, (int, float)) and r > 0 for r in rates)
+        # attention layers keep their rate in an inner Dropout as well, which is a layer of its own here
+        inner = any(type(child).__name__ == "Dropout" for child in layer._layers)
+        if random and not plain and not inner:
+            raise ConversionError(
+                f"layer {layer.name!r} ({kind}) is random in training in a way that the trainable form does "
+                "not keep; use Dropout without noise_shape, or convert without --trainable"
+            )
 
 
 def weight_names(model: Any) -> dict[str, Any]:
