@@ -133,6 +133,7 @@ def finite_difference_error(
     wrt: Sequence[str] | None = None,
     seed: int = 0,
     reference: bool = False,
+    h: float = 1e-6,
 ) -> float:
     """The largest relative difference between gradients and finite differences, over all of ``wrt``."""
     rng = np.random.default_rng(seed)
@@ -156,7 +157,7 @@ def finite_difference_error(
             )
         )
 
-    worst, h = 0.0, 1e-6
+    worst = 0.0
     for name in names:
         grad = grads[f"{name}_grad"]
         assert grad.shape == feed[name].shape, f"{name}: gradient {grad.shape}, value {feed[name].shape}"

@@ -161,6 +161,59 @@ CASES: list[Case] = [
     ("DepthToSpace", [normal(2, 8, 2, 3)], {"blocksize": 2, "mode": "CRD"}),
     ("SpaceToDepth", [normal(2, 2, 4, 6)], {"blocksize": 2}),
     ("Dropout", [normal(3, 4)], {}),
+    *[(op, [normal(3, 4)], {}) for op in ("Elu", "Selu", "HardSigmoid", "HardSwish", "Softsign")],
+    *[(op, [normal(3, 4)], {}) for op in ("Mish", "ThresholdedRelu", "Abs", "Reciprocal")],
+    *[
+        (op, [RNG.uniform(-0.9, 0.9, (3, 4))], {})
+        for op in ("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Atanh")
+    ],
+    ("Acosh", [positive(3, 4) + 1], {}),
+    *[(op, [normal(3, 4), normal(4), normal(3, 1)], {}) for op in ("Max", "Min", "Mean")],
+    ("Pow", [positive(3, 4), normal(4)], {}),
+    ("Mod", [normal(3, 4) * 5, positive(4)], {"fmod": 1}),
+    *[
+        (op, [positive(2, 3, 4), *axes], {"keepdims": keep})
+        for op in (
+            "ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare"
+        ).split()
+        for keep in (0, 1)
+        for axes in ([], [ints(1)], [ints(0, -1)])
+    ],
+    ("ReduceProd", [np.array([[0.0, 2, 3], [0, 0, 2], [1, 2, 3]]), ints(1)], {}),
+    *[
+        ("CumSum", [normal(3, 4), np.array(1)], {"exclusive": exclusive, "reverse": reverse})
+        for exclusive in (0, 1)
+        for reverse in (0, 1)
+    ],
+    *[("Pad", [normal(3, 4), ints(1, 2, 2, 1)], {"mode": mode}) for mode in ("edge", "reflect")],
+    ("Tile", [normal(2, 3), ints(2, 3)], {}),
+    ("Trilu", [normal(3, 4)], {"upper": 0}),
+    *[
+        ("Einsum", [normal(2, 3, 4), normal(2, 4, 5)], {"equation": equation})
+        for equation in ("bij,bjk->bik", "...ij,...jk->...ik", "bij,bjk->k", "bij,cjk->ck")
+    ],
+    *[
+        ("ScatterElements", [normal(3, 4), np.array([[0, 2, 0, 1]]), normal(1, 4)], {"reduction": how})
+        for how in ("none", "add", "mul", "max", "min")
+    ],
+    ("LayerNormalization", [normal(2, 3, 4), normal(4), normal(4)], {}),
+    ("LayerNormalization", [normal(2, 3, 4), normal(3, 4)], {"axis": 1}),
+    ("InstanceNormalization", [normal(2, 3, 4, 5), normal(3), normal(3)], {}),
+    ("LpNormalization", [normal(3, 4)], {"axis": 0}),
+    ("LpNormalization", [normal(3, 4)], {"axis": 1, "p": 1}),
+    *[
+        (
+            "ConvTranspose",
+            [normal(2, 4, 5, 5), normal(4, 3, 3, 3), normal(3 * group)],
+            {"group": group, **more},
+        )
+        for group in (1, 2)
+        for more in (
+            {},
+            {"strides": [2, 2], "pads": [1, 0, 1, 2], "output_padding": [1, 1]},
+            {"dilations": [2, 1]},
+        )
+    ],
 ]
 
 
