@@ -33,6 +33,7 @@ def tflite_file(path: Path, options: Options) -> Conversion:
             f"{path}: a TensorFlow Lite model is converted whole and at its own shapes; "
             "leave --inputs, --outputs and --shape out"
         )
+    _check_whole(path)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it advertises its successor, another package
         try:
@@ -66,6 +67,18 @@ def tflite_file(path: Path, options: Options) -> Conversion:
     if any(not np.issubdtype(d["dtype"], np.floating) for d in results.values()):
         conversion.batch_sizes = INTEGER_FEEDS
     return conversion
+
+
+def _check_whole(path: Path) -> None:
+    """Unpack every table in Python, within bounds: the interpreter reads past the end of a truncated file."""
+    from tensorflow.lite.python.schema_py_generated import ModelT
+
+    try:
+        ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    except Exception as error:  # whatever unpacking the wrong bytes ends in
+        raise ConversionError(
+            f"{path}: a damaged or truncated TensorFlow Lite file ({type(error).__name__}); copy it again"
+        ) from None
 
 
 def _byte_ranges(sources: dict[str, dict[str, Any]]) -> dict[str, tuple[int, int]]:
