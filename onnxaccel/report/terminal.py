@@ -122,6 +122,7 @@ class EpochDisplay:
         """Show the state after a batch."""
         if tick.epoch != self._epoch:
             self._epoch = tick.epoch
-            fields = {"epoch": tick.epoch + 1, "epochs": self._epochs, "loss": tick.loss}
-            self._progress.reset(self._task, total=tick.batches, **fields)
+            self._progress.reset(
+                self._task, total=tick.batches, epoch=tick.epoch + 1, epochs=self._epochs, loss=tick.loss
+            )
         self._progress.update(self._task, completed=tick.batch, loss=tick.loss)
