@@ -19,7 +19,7 @@ from onnxaccel.errors import ModelError, UnsupportedOperator
 from onnxaccel.graph.builder import Builder, describe, operator_of
 from onnxaccel.graph.expand import CONSTANT
 from onnxaccel.graph.model import Model, name_of
-from onnxaccel.graph.normalize import normalize
+from onnxaccel.graph.normalize import differentiable
 from onnxaccel.graph.rules import gradient as rules
 
 
@@ -140,7 +140,7 @@ def gradient(
         ModelError: A name is not in the model or not a float.
     """
     model = as_model(model).copy()
-    normalize(model)
+    differentiable(model)
     graph = model.graph
     values = _select(model, wrt)
     op = Builder(graph)

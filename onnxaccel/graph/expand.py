@@ -31,13 +31,17 @@ _DEPTH = 8
 """How often bodies are looked through for further functions; ONNX nests them two deep."""
 
 
-def expand(model: Model) -> None:
-    """Write out, in place, every node without a rule that has an expansion or a function body."""
-    for _ in range(_DEPTH):
+def expand(model: Model) -> bool:
+    """Write out, in place, every node without a rule that has an expansion or a function body.
+
+    Returns:
+        Whether there was one.
+    """
+    for depth in range(_DEPTH):
         pending = [n for n in model.graph if rules.get(operator_of(n)) is None and n.op_type not in CONSTANT]
         written = [_write_out(model, node) or _call_body(model, node) for node in pending]
         if not any(written):
-            return
+            return depth > 0
         ir.passes.Sequential(
             passes.InlinePass(),
             passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -46,6 +50,7 @@ def expand(model: Model) -> None:
             passes.NameFixPass(),
         )(model.ir)
         model.infer_shapes()
+    return True
 
 
 def _write_out(model: Model, node: ir.Node) -> bool:

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 
 import onnx_ir as ir
 
+from onnxaccel.errors import UnsupportedOperator
 from onnxaccel.graph.builder import attribute, dims_of, operator_of
 from onnxaccel.graph.expand import CONSTANT
 from onnxaccel.graph.model import Metadata, Model, name_of, tensor_of
-from onnxaccel.graph.normalize import normalize
+from onnxaccel.graph.normalize import differentiable, normalize
 from onnxaccel.graph.parameters import trainable
 from onnxaccel.graph.rules import gradient
 
@@ -61,11 +62,6 @@ def inspect(model: Model) -> Inspection:
     model = model.copy()
     normalize(model)
     nodes = list(model.graph)
-    untrainable: dict[str, list[str]] = {}
-    for node in nodes:
-        operator = operator_of(node)
-        if operator not in gradient and operator not in CONSTANT:
-            untrainable.setdefault(operator, []).append(node.name or name_of(node.outputs[0]))
     parameters = trainable(model)
     flops = [_flops(node) for node in nodes]
     return Inspection(
@@ -77,9 +73,24 @@ def inspect(model: Model) -> Inspection:
         opset=model.opset,
         operators=operators(model),
         flops=None if None in flops else sum(f for f in flops if f is not None),
-        untrainable=untrainable,
+        untrainable=_untrainable(model),
         metadata=model.metadata,
     )
+
+
+def _untrainable(model: Model) -> dict[str, list[str]]:
+    """The nodes without a gradient rule, by operator, after all that can be written out is written out."""
+    model = model.copy()
+    try:
+        differentiable(model)
+    except UnsupportedOperator as error:
+        return {"unsupported": [str(error)]}
+    found: dict[str, list[str]] = {}
+    for node in model.graph:
+        operator = operator_of(node)
+        if operator not in gradient and operator not in CONSTANT:
+            found.setdefault(operator, []).append(node.name or name_of(node.outputs[0]))
+    return found
 
 
 def interface(values: Sequence[ir.Value]) -> list[dict[str, object]]:

@@ -38,6 +38,9 @@ Write = Callable[[Builder, ir.Value, ir.Value], Loss]
 loss: Registry[Write] = Registry("loss")
 """Losses by name: ``@loss("mse")`` over ``(op, prediction, target)``."""
 
+TARGET = "onnxaccel.target"
+"""Name of the graph input that holds the target; the prefix keeps it apart from a model's own names."""
+
 CLASS_LABELS = frozenset({"cross_entropy"})
 """Losses whose target is one int64 class label per sample; the others take a float target like the output."""
 
@@ -61,8 +64,8 @@ def target_of(name: str, prediction: ir.Value) -> ir.Value:
     if dims is None:
         raise ModelError(f"the rank of output {prediction.name!r} is unknown; export with shapes")
     if name in CLASS_LABELS:
-        return ir.val("target", ir.DataType.INT64, ir.Shape(dims[:1]))
-    return ir.val("target", prediction.dtype, prediction.shape)
+        return ir.val(TARGET, ir.DataType.INT64, ir.Shape(dims[:1]))
+    return ir.val(TARGET, prediction.dtype, prediction.shape)
 
 
 def classes_of(name: str, prediction: ir.Value) -> int | None:

@@ -1,9 +1,9 @@
 """One plain form of a graph, so that the gradient rules need no branches for ONNX's many spellings.
 
-After `normalize`: functions are inlined, operators without a gradient rule are written out (`expand`),
-Constant nodes are initializers, no initializer is also an input, nodes stand in topological order, auto_pad
-is written out, BatchNormalizations share no running statistics, and every
-value that ONNX can infer has its type and shape.
+After `normalize`: functions are inlined, Constant nodes are initializers, no initializer is also an input,
+nodes stand in topological order, auto_pad is written out, BatchNormalizations share no running statistics,
+and every value that ONNX can infer has its type and shape. `differentiable` also writes out the operators
+that have no gradient rule but are made of others that have one.
 """
 
 from __future__ import annotations
@@ -41,11 +41,21 @@ def normalize(model: Model) -> None:
     for node in model.graph:
         if node.op_type in _WINDOWED:
             _explicit_pads(node)
-    expand(model)
-    for node in model.graph:
-        if node.op_type == "BatchNormalization":
+        elif node.op_type == "BatchNormalization":
             for index, role in ((3, "running_mean"), (4, "running_var")):
                 _own_statistics(model, node, index, role)
+
+
+def differentiable(model: Model) -> None:
+    """`normalize`, then `expand`, in place; what expansion wrote is brought into the plain form as well.
+
+    Raises:
+        ModelError: See `normalize`.
+        UnsupportedOperator: See `normalize`.
+    """
+    normalize(model)
+    if expand(model):
+        normalize(model)
 
 
 def _own_statistics(model: Model, node: ir.Node, index: int, role: str) -> None:

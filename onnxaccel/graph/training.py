@@ -15,16 +15,15 @@ from onnxaccel.graph.autodiff import backward, prune
 from onnxaccel.graph.builder import Builder
 from onnxaccel.graph.losses import CLASS_LABELS, correct, target_of, written
 from onnxaccel.graph.model import Model, name_of, tensor_of
-from onnxaccel.graph.normalize import normalize
+from onnxaccel.graph.normalize import differentiable, normalize
 from onnxaccel.graph.optimizers import Optimizer
 from onnxaccel.graph.parameters import trainable
 from onnxaccel.graph.training_form import pool_before_relu, to_training_form
 
-LEARNING_RATE = "learning_rate"
-TARGET = "target"
-LOSS = "loss"
-CORRECT = "correct"
-STEP = "optimizer/step"
+LEARNING_RATE = "onnxaccel.learning_rate"
+LOSS = "onnxaccel.loss"
+CORRECT = "onnxaccel.correct"
+STEP = "onnxaccel.step"
 
 
 @dataclass
@@ -32,7 +31,7 @@ class TrainingStep:
     """A graph that computes one step of training.
 
     Attributes:
-        model: The graph. Inputs: the model's inputs, "target", "learning_rate" (a float scalar) and
+        model: The graph. Inputs: the model's inputs, TARGET, LEARNING_RATE (a float scalar) and
             everything carried. Outputs: "loss", "correct" where asked for, and the new value of everything
             carried.
         inputs: Names of the model's own inputs.
@@ -69,7 +68,7 @@ def training_step(
     """
     inputs = model.input_names()
     model = model.copy()
-    normalize(model)
+    differentiable(model)
     graph = model.graph
     prediction = model.outputs[0]
     target = target_of(loss_name, prediction)
@@ -130,7 +129,7 @@ def evaluation_step(model: Model, loss_name: str, fed: Sequence[str] = ()) -> Mo
         fed: Names of initializers to turn into inputs, so that a trainer can evaluate weights where they lie.
 
     Returns:
-        A graph with the model's inputs, "target" and ``fed`` as inputs.
+        A graph with the model's inputs, TARGET and ``fed`` as inputs.
 
     Raises:
         ModelError: The model's output does not fit the loss.

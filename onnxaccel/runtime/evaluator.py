@@ -16,8 +16,9 @@ import onnxruntime as ort
 from onnxaccel.data import Source, batches, label_kind
 from onnxaccel.errors import DataError
 from onnxaccel.graph.autodiff import as_model
+from onnxaccel.graph.losses import TARGET
 from onnxaccel.graph.model import Model
-from onnxaccel.graph.training import CORRECT, LOSS, TARGET, evaluation_step
+from onnxaccel.graph.training import CORRECT, LOSS, evaluation_step
 from onnxaccel.runtime.providers import Provider, resolve
 from onnxaccel.runtime.session import Session, short
 

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from onnxaccel.errors import ModelError, TrainingError
-from onnxaccel.graph.training import CORRECT, LEARNING_RATE, LOSS, TARGET, TrainingStep
+from onnxaccel.graph.losses import TARGET
+from onnxaccel.graph.training import CORRECT, LEARNING_RATE, LOSS, TrainingStep
 from onnxaccel.runtime.providers import Provider
 from onnxaccel.runtime.session import Session, short
 
