@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxaccel.converters.tensorflow.bridge import import_tensorflow
 from onnxaccel.errors import ConversionError, MissingDependency, OutputError
 from onnxaccel.models import caffe, cifar_cnn, mlp  # importing a model registers it
 from onnxaccel.models.reference import Reference, Shape, initial_weights, reference, to_keras
@@ -80,6 +81,7 @@ def build(
             module.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
             return module
         if framework == "tensorflow":
+            import_tensorflow()  # quietly
             network = model.tensorflow(shape, classes)
             flattened = model.flattened(shape)
             for layer in network.layers:

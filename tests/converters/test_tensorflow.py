@@ -292,3 +292,11 @@ def test_dropout_within_attention_is_kept() -> None:
     x = keras.Input((8, 4))
     network = keras.Model(x, keras.layers.MultiHeadAttention(2, 4, dropout=0.2)(x, x))
     assert [n.op_type for n in oa.convert(network, trainable=True).graph].count("Dropout") == 1
+
+
+def test_recurrent_layers_convert_for_inference_and_say_so_for_training() -> None:
+    network = keras.Sequential([keras.Input((7, 5)), keras.layers.LSTM(6), keras.layers.Dense(3)])
+    model = oa.convert(network)
+    assert model.metadata.max_relative_error is not None and model.metadata.max_relative_error < 1e-5
+    with pytest.raises(ConversionError, match="without --trainable the model may convert"):
+        oa.convert(network, trainable=True)

@@ -76,35 +76,24 @@ def keras_model(model: Any, options: Options, source_format: str = "keras-model"
     ]
     trained = list(model.trainable_variables)
     weights = list(weight_names(model).values())
-    weight_specs = [tf.TensorSpec(v.shape, v.dtype, name=f"{_WEIGHT}{i}") for i, v in enumerate(weights)]
-    with quiet(), _traceable_layers(model):
-
-        def forward(values: Any, inputs: Any) -> Any:
-            outputs, _ = model.stateless_call(
-                values[: len(trained)],
-                values[len(trained) :],
-                inputs if len(inputs) > 1 else inputs[0],
-                training=False,
-            )
-            return tf.nest.map_structure(tf.identity, outputs)
-
-        try:
-            traced = tf.function(forward, jit_compile=False)
-            concrete = traced.get_concrete_function(weight_specs, specs)
-        except Exception as error:
-            raise ConversionError(
-                f"Keras cannot trace the model ({str(error).splitlines()[0][:160]})"
-            ) from None
-        graph_def, tensors = _inlined(concrete)
-    count = len(weights)
-    inputs = tensors[:count] + tensors[count : count + len(specs)]
-    outputs = [t.name for t in concrete.outputs]
     names = list(weight_names(model))
-    renamed = dict(zip(inputs, [*names, *input_names], strict=True)) | dict(
-        zip(outputs, output_names, strict=True)
-    )
-    options.progress("mapping operators (tf2onnx)")
-    proto = to_onnx(graph_def, inputs, outputs, options.opset, renamed)
+    with quiet(), _traceable_layers():
+        traced = _trace_with_weights(model, specs, len(trained), weights)
+        graph_def, tensors = _inlined(traced)
+        options.progress("mapping operators (tf2onnx)")
+        outputs = [t.name for t in traced.outputs]
+        renamed = dict(zip([*tensors, *outputs], [*names, *input_names, *output_names], strict=True))
+        try:
+            proto = to_onnx(graph_def, tensors, outputs, options.opset, renamed)
+        except ConversionError as error:
+            if options.trainable:
+                raise ConversionError(f"{error}; without --trainable the model may convert") from None
+            # some layers (LSTM) map only from constant weights
+            constant = _trace(model, specs)
+            graph_def, tensors = _inlined(constant)
+            outputs = [t.name for t in constant.outputs]
+            renamed = dict(zip([*tensors, *outputs], [*input_names, *output_names], strict=True))
+            proto = to_onnx(graph_def, tensors, outputs, options.opset, renamed)
     result = Model.from_proto(proto)
     used = _to_initializers(result, dict(zip(names, (np.asarray(v) for v in weights), strict=True)))
     finish(result, source_format)
@@ -120,6 +109,40 @@ def keras_model(model: Any, options: Options, source_format: str = "keras-model"
     import keras
 
     return Conversion(result, reference, f"Keras {keras.__version__}")
+
+
+def _trace_with_weights(model: Any, specs: list[Any], trained: int, weights: list[Any]) -> Any:
+    """The model as a concrete function of its weights, the trained ones first, and its inputs."""
+    import tensorflow as tf
+
+    weight_specs = [tf.TensorSpec(v.shape, v.dtype, name=f"{_WEIGHT}{i}") for i, v in enumerate(weights)]
+
+    def forward(values: Any, inputs: Any) -> Any:
+        argument = inputs if len(inputs) > 1 else inputs[0]
+        outputs, _ = model.stateless_call(values[:trained], values[trained:], argument, training=False)
+        return tf.nest.map_structure(tf.identity, outputs)
+
+    return _concrete(forward, weight_specs, specs)
+
+
+def _trace(model: Any, specs: list[Any]) -> Any:
+    """The model as a concrete function of its inputs alone."""
+    import tensorflow as tf
+
+    def forward(inputs: Any) -> Any:
+        outputs = model(inputs if len(inputs) > 1 else inputs[0], training=False)
+        return tf.nest.map_structure(tf.identity, outputs)
+
+    return _concrete(forward, specs)
+
+
+def _concrete(function: Any, *specs: Any) -> Any:
+    import tensorflow as tf
+
+    try:
+        return tf.function(function, jit_compile=False).get_concrete_function(*specs)
+    except Exception as error:  # a model is code, and raises what it likes
+        raise ConversionError(f"Keras cannot trace the model ({str(error).splitlines()[0][:160]})") from None
 
 
 def _refuse_other_noise(model: Any) -> None:
@@ -145,7 +168,7 @@ def weight_names(model: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _traceable_layers(model: Any) -> Iterator[None]:
+def _traceable_layers() -> Iterator[None]:
     """Let BatchNormalization and Dropout trace as single operators while the block runs."""
     import keras
     import tensorflow as tf
