@@ -89,15 +89,11 @@ def _convert(module: torch.nn.Module, example: Example, format_name: str, option
     import torch
 
     from onnxaccel.converters.pytorch import archive, export, naming, reference
-    from onnxaccel.converters.pytorch.trainable import fixed_rows, refuse_cumulative_average
+    from onnxaccel.converters.pytorch.trainable import refuse_cumulative_average
 
     refuse_cuts(options)
     if options.trainable:
         refuse_cumulative_average(module)
-        for name, row in fixed_rows(module):
-            options.progress(
-                f"note: {name} has padding_idx={row}; torch keeps that row fixed, onnxaccel trains it"
-            )
     options.progress("tracing with torch.export")
     with export.mode(module, training=False):
         try:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxaccel.errors import ConversionError
+from onnxaccel.graph.rules.indexing import PADDING_ROW
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +55,7 @@ def to_trainable(model: ir.Model, program: ExportedProgram) -> list[str]:
             f"put that part into inference mode before converting: part.eval() within a module in train mode"
         )
     to_inference(model)
+    _mark_padding(model, program)
     return _set_momenta(model, program)
 
 
@@ -72,17 +74,6 @@ def refuse_cumulative_average(module: torch.nn.Module) -> None:
                 f"which ONNX has no "
                 f"operator; give it a momentum, for instance 0.1"
             )
-
-
-def fixed_rows(module: torch.nn.Module) -> list[tuple[str, int]]:
-    """Embeddings with a ``padding_idx``, whose row gets no gradient in torch: name and row."""
-    import torch
-
-    return [
-        (name, part.padding_idx)
-        for name, part in module.named_modules()
-        if isinstance(part, torch.nn.Embedding) and part.padding_idx is not None and part.weight.requires_grad
-    ]
 
 
 def refuse_stopped_gradients(program: ExportedProgram) -> None:
@@ -139,6 +130,30 @@ def to_inference(model: ir.Model) -> None:
                     f"{node.op_type} node {node.name!r}: its mask or statistics are used elsewhere"
                 )
             node.resize_outputs(1)
+
+
+def _mark_padding(model: ir.Model, program: ExportedProgram) -> None:
+    """Note at each Gather of an embedding the row that gets no gradient (``padding_idx``)."""
+    parameters = program.graph_signature.inputs_to_parameters
+    rows: dict[str, set[int]] = {}
+    for node in program.graph.nodes:
+        if str(node.target) == "aten.embedding.default":
+            table: Any = node.args[0]
+            row: Any = node.args[2] if len(node.args) > 2 else -1
+            rows.setdefault(parameters.get(table.name, table.name), set()).add(int(row))
+    for gather in model.graph.all_nodes():
+        if gather.op_type != "Gather" or gather.inputs[0] is None:
+            continue
+        name = gather.inputs[0].name or ""
+        found = rows.get(name, {-1})
+        if len(found) > 1:
+            raise ConversionError(
+                f"{name}: two embeddings share this table with different padding_idx {sorted(found)}, so "
+                "their training cannot be kept; give them one padding_idx, or convert for inference only"
+            )
+        (padding,) = found
+        if padding >= 0:
+            gather.metadata_props[PADDING_ROW] = str(padding)
 
 
 def _set_momenta(model: ir.Model, program: ExportedProgram) -> list[str]:

@@ -11,6 +11,9 @@ from onnxaccel.graph.builder import Builder, attribute, describe, dims_of
 from onnxaccel.graph.rules.registry import gradient
 from onnxaccel.graph.rules.shape import positions, scatter_flat
 
+PADDING_ROW = "onnxaccel.padding_row"
+"""Metadata of a Gather node: reading this row gives it no gradient (the padding_idx of an embedding)."""
+
 
 @gradient("Gather")
 def gather(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
@@ -21,6 +24,10 @@ def gather(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
     if dims is None or index_dims is None:
         raise UnsupportedOperator(f"{describe(node)}: a rank is not known; export the model with shapes")
     axis, rank, k = attribute(node, "axis", 0) % len(dims), len(dims), len(index_dims)
+    padding = node.metadata_props.get(PADDING_ROW)
+    if padding is not None:
+        read = op.Unsqueeze(indices, list(range(k, k + rank - 1)))
+        dy = op.Where(op.Equal(read, op.CastLike(int(padding), indices)), 0.0, dy)
     zeros = op.zeros_like(x)
     if axis:  # rows first, so that one index names a row
         zeros = op.Transpose(zeros, perm=[axis, *(i for i in range(rank) if i != axis)])
