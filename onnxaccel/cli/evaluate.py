@@ -1,0 +1,80 @@
+"""`onnxaccel evaluate` and `onnxaccel predict`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from onnxaccel.cli.app import app
+from onnxaccel.cli.options import (
+    DATA_HELP,
+    Ep,
+    Json,
+    Layout,
+    Mean,
+    ModelFile,
+    Scale,
+    Threads,
+    with_preprocessing,
+)
+from onnxaccel.cli.output import print_json
+
+
+@app.command()
+def evaluate(
+    model: ModelFile,
+    data: Annotated[str, typer.Option(help=DATA_HELP)],
+    loss: Annotated[str | None, typer.Option(help="Loss; by default it follows from the data.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples per batch.", min=1)] = 256,
+    ep: Ep = "auto",
+    threads: Threads = 0,
+    mean: Mean = None,
+    scale: Scale = None,
+    layout: Layout = None,
+    json_: Json = False,
+) -> None:
+    """Measure loss and accuracy over a data set."""
+    from onnxaccel.report.terminal import show
+    from onnxaccel.runtime.evaluator import evaluate as run
+
+    found = run(
+        with_preprocessing(model, mean, scale, layout),
+        data,
+        loss=loss,
+        ep=ep,
+        batch_size=batch_size,
+        threads=threads,
+    )
+    if json_:
+        print_json(asdict(found))
+    else:
+        show("Evaluation", ("", ""), [(key.replace("_", " "), value) for key, value in asdict(found).items()])
+
+
+@app.command()
+def predict(
+    model: ModelFile,
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="An image, a .npy or .npz file, or a data SPEC.")
+    ],
+    ep: Ep = "auto",
+    mean: Mean = None,
+    scale: Scale = None,
+    layout: Layout = None,
+    json_: Json = False,
+) -> None:
+    """Run a model on one input and print what it gives."""
+    from onnxaccel.report.terminal import show
+    from onnxaccel.runtime.predictor import predict as run
+
+    predictions = run(with_preprocessing(model, mean, scale, layout), source, ep=ep)
+    if json_:
+        print_json([asdict(p) for p in predictions])
+    else:
+        show(
+            "Predictions",
+            ("sample", "output", "values"),
+            [(p.sample, p.output, p.summary()) for p in predictions],
+        )

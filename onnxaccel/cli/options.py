@@ -1,0 +1,73 @@
+"""Options that several verbs share, and what turns their text into values."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onnxaccel.errors import OutputError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.")]
+Ep = Annotated[str, typer.Option(help="Execution provider: auto, cpu, cuda or tensorrt.")]
+Out = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the result.")]
+Threads = Annotated[int, typer.Option(help="Threads within an operator; 0: onnxruntime decides.")]
+Mean = Annotated[
+    str | None, typer.Option(help="Subtracted from raw data: one number, or one per channel, N,N,N.")
+]
+Scale = Annotated[float | None, typer.Option(help="Raw data is multiplied by this, after the mean.")]
+Layout = Annotated[str | None, typer.Option(help="Layout of image inputs: NCHW or NHWC.")]
+DATA_HELP = "Class folders of images, MNIST IDX, .npz, .csv, sklearn:digits; #train, #0:8000 pick a part."
+
+
+def names(text: str) -> list[str]:
+    """The names in ``N,N,N``."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def shape_of(text: str) -> tuple[str, tuple[int, ...]]:
+    """Name and dimensions of ``NAME=1,3,224,224``."""
+    name, _, dims = text.rpartition("=")
+    try:
+        return name, tuple(int(d) for d in dims.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no shape; write NAME=1,3,224,224") from None
+
+
+def writable(path: Path) -> Path:
+    """Refuse an output that cannot be written before any work is done."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"{path}: the folder {folder} does not exist; create it first")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "a folder of that name is there")
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); choose another place with -o"
+        ) from None
+    return path
+
+
+def with_preprocessing(path: Path, mean: str | None, scale: float | None, layout: str | None) -> Any:
+    """The model, with its preprocessing changed by what the options say."""
+    from onnxaccel.graph.model import Model
+
+    model = Model.load(path)
+    preprocessing = model.metadata.preprocessing
+    try:
+        if mean is not None:
+            preprocessing.mean = [float(n) for n in names(mean)]
+    except ValueError:
+        raise typer.BadParameter(f"--mean {mean!r}: give one number, or one per channel") from None
+    if scale is not None:
+        preprocessing.scale = scale
+    if layout is not None:
+        if layout not in ("NCHW", "NHWC"):
+            raise typer.BadParameter(f"--layout {layout!r}: choose NCHW or NHWC")
+        preprocessing.layout = layout
+    return model

@@ -1,0 +1,26 @@
+"""What verbs print: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+def say(line: str) -> None:
+    """Print one line to standard error."""
+    print(" ".join(line.split("\n")), file=sys.stderr, flush=True)
+
+
+def print_json(document: Any) -> None:
+    """Print the one JSON document of ``--json``."""
+    print(json.dumps(document, default=str))
+
+
+def plain(value: object) -> object:
+    """A value as a person reads it in a table's cell."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(entry)}" for key, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(plain(entry)) for entry in value)
+    return value

@@ -1,0 +1,82 @@
+"""`onnxaccel train`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxaccel.cli.app import app
+from onnxaccel.cli.options import (
+    DATA_HELP,
+    Ep,
+    Json,
+    Layout,
+    Mean,
+    ModelFile,
+    Out,
+    Scale,
+    Threads,
+    with_preprocessing,
+    writable,
+)
+from onnxaccel.cli.output import print_json
+
+
+@app.command()
+def train(
+    model: ModelFile,
+    data: Annotated[str, typer.Option(help=DATA_HELP)],
+    val: Annotated[str | None, typer.Option(help="Validation data, evaluated after each epoch.")] = None,
+    loss: Annotated[str, typer.Option(help="cross_entropy, mse or bce_with_logits.")] = "cross_entropy",
+    optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = "adamw",
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    momentum: Annotated[float | None, typer.Option(help="Momentum (sgd).")] = None,
+    nesterov: Annotated[bool, typer.Option(help="Nesterov momentum (sgd).")] = False,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs in all.", min=1)] = 5,
+    batch_size: Annotated[int, typer.Option(help="Samples per batch.", min=1)] = 64,
+    ep: Ep = "auto",
+    threads: Threads = 0,
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder to save the state in.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the data's order and of Dropout.")] = 0,
+    mean: Mean = None,
+    scale: Scale = None,
+    layout: Layout = None,
+    output: Out = None,
+    json_: Json = False,
+) -> None:
+    """Train a model on onnxruntime."""
+    from onnxaccel.graph.optimizers import create
+    from onnxaccel.report.terminal import EpochDisplay, show_epochs
+    from onnxaccel.runtime.trainer import Trainer
+
+    target = writable(output or model.with_suffix(".trained.onnx"))
+    settings = {"lr": lr, "momentum": momentum, "nesterov": nesterov or None, "weight_decay": weight_decay}
+    trainer = Trainer(
+        with_preprocessing(model, mean, scale, layout),
+        loss=loss,
+        optimizer=create(optimizer, **{k: v for k, v in settings.items() if v is not None}),
+        ep=ep,
+        seed=seed,
+        threads=threads,
+    )
+    with EpochDisplay(epochs) as display:
+        history = trainer.fit(
+            data,
+            val,
+            epochs=epochs,
+            batch_size=batch_size,
+            checkpoint_folder=checkpoint,
+            resume=resume,
+            on_tick=display.tick,
+        )
+    trainer.export(target)
+    if json_:
+        print_json(asdict(history) | {"output": str(target)})
+    else:
+        show_epochs(history.epochs)
+        print(f"{history.samples_per_second:,.0f} samples/s on {history.provider}; trained model: {target}")
