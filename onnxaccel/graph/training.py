@@ -18,7 +18,7 @@ from onnxaccel.graph.model import Model, name_of, tensor_of
 from onnxaccel.graph.normalize import differentiable, normalize
 from onnxaccel.graph.optimizers import Optimizer
 from onnxaccel.graph.parameters import trainable
-from onnxaccel.graph.training_form import pool_before_relu, to_training_form
+from onnxaccel.graph.training_form import Carried, pool_before_relu, to_training_form
 
 LEARNING_RATE = "onnxaccel.learning_rate"
 LOSS = "onnxaccel.loss"
@@ -74,7 +74,7 @@ def training_step(
     target = target_of(loss_name, prediction)
     op = Builder(graph, prefix="step")
     pool_before_relu(model)
-    statistics = to_training_form(model, op, seed)
+    carried = to_training_form(model, op, seed)
     result = written(loss_name)(op, prediction, target)
     parameters = [p for p in trainable(model)]
     gradients = backward(op, {result.at: result.gradient}, parameters)
@@ -84,24 +84,20 @@ def training_step(
 
     width = result.scores.shape[1] if loss_name in CLASS_LABELS and result.scores.shape is not None else None
     rate = ir.val(LEARNING_RATE, ir.DataType.FLOAT, ir.Shape([]))
-    carried: list[_Carried] = []
-    for running in statistics:
-        carried.append(_Carried(running.mean, running.new_mean, tensor_of(running.mean)))
-        carried.append(_Carried(running.var, running.new_var, tensor_of(running.var)))
     number = None
     if optimizer.counts_steps:
         counter = ir.val(STEP, ir.DataType.FLOAT, ir.Shape([]))
         number = op.Add(counter, 1.0)
-        carried.append(_Carried(counter, number, np.zeros((), np.float32)))
+        carried.append(Carried(counter, number, np.zeros((), np.float32)))
     for parameter in parameters:
         slots = [
             ir.val(f"{parameter.name}/{slot}", parameter.dtype, parameter.shape) for slot in optimizer.slots
         ]
         new, new_slots = optimizer.update(op, parameter, gradients[parameter], slots, rate, number)
         start = tensor_of(parameter)
-        carried.append(_Carried(parameter, new, start))
+        carried.append(Carried(parameter, new, start))
         carried += [
-            _Carried(old, new, np.zeros_like(start)) for old, new in zip(slots, new_slots, strict=True)
+            Carried(old, new, np.zeros_like(start)) for old, new in zip(slots, new_slots, strict=True)
         ]
 
     outputs = {LOSS: result.value}
@@ -146,15 +142,6 @@ def evaluation_step(model: Model, loss_name: str, fed: Sequence[str] = ()) -> Mo
     _set_interface(model, [*model.inputs, target], held, outputs)
     prune(model)
     return model
-
-
-@dataclass(frozen=True)
-class _Carried:
-    """A tensor that outlives a step: its value before and after one, and at the start of training."""
-
-    old: ir.Value
-    new: ir.Value
-    start: npt.NDArray[Any]
 
 
 def _set_interface(

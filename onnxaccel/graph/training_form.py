@@ -7,36 +7,37 @@ statistics. `to_training_form` switches them over.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
 from onnxaccel.graph.builder import Builder, attribute, constant_of, describe
-from onnxaccel.graph.model import Model
+from onnxaccel.graph.dropout import Masks
+from onnxaccel.graph.model import Model, tensor_of
 
 
 @dataclass(frozen=True)
-class RunningStatistics:
-    """Where one BatchNormalization's running statistics are read and written.
+class Carried:
+    """A tensor that outlives a step.
 
     Attributes:
-        mean: Initializer of the running mean, shape [C].
-        var: Initializer of the running variance, shape [C].
-        new_mean: Its value after the step.
-        new_var: Its value after the step.
+        old: Its value before the step: an initializer, or a value that nothing produces.
+        new: Its value after the step.
+        start: Its value at the start of training.
     """
 
-    mean: ir.Value
-    var: ir.Value
-    new_mean: ir.Value
-    new_var: ir.Value
+    old: ir.Value
+    new: ir.Value
+    start: npt.NDArray[Any]
 
 
-def to_training_form(model: Model, op: Builder, seed: int = 0) -> list[RunningStatistics]:
+def to_training_form(model: Model, op: Builder, seed: int = 0) -> list[Carried]:
     """Switch Dropout and BatchNormalization to training, except the nodes named in ``metadata.frozen``.
 
-    Dropout gets its mask from a generator seeded with ``seed`` and the node's position. BatchNormalization
+    Dropout becomes a multiplication by its mask (see `onnxaccel.graph.dropout`). BatchNormalization
     gets momentum 0, so that its two extra outputs are the batch's own mean and (population) variance; the
     running statistics are then ``momentum * running + (1 - momentum) * batch``, the variance with the factor
     m / (m - 1) over the m values of the batch where ``metadata.running_variance`` is "unbiased".
@@ -44,21 +45,24 @@ def to_training_form(model: Model, op: Builder, seed: int = 0) -> list[RunningSt
     Args:
         model: A normalised model; changed in place.
         op: The builder over its graph.
-        seed: Seed of all Dropout masks.
+        seed: Seed of Dropout's masks.
 
     Returns:
-        The running statistics that the step must carry on.
+        What the step must carry on: running statistics, and the counter that Dropout's masks follow from.
     """
-    statistics = []
-    for position, node in enumerate(list(model.graph)):
+    carried: list[Carried] = []
+    masks = Masks(op, seed)
+    for node in list(model.graph):
         if node.name in model.metadata.frozen:
             continue
         if node.op_type == "Dropout":
-            _dropout_to_training(op, node, seed + 7919 * (position + 1))
+            _dropout_to_training(op, node, masks)
         elif node.op_type == "BatchNormalization":
             unbiased = model.metadata.running_variance == "unbiased"
-            statistics.append(_batch_norm_to_training(op, node, unbiased))
-    return statistics
+            carried += _batch_norm_to_training(op, node, unbiased)
+    if masks.draws is not None:
+        carried.append(Carried(masks.draws, op.Add(masks.draws, np.uint64(1)), np.zeros((), np.uint64)))
+    return carried
 
 
 def pool_before_relu(model: Model) -> None:
@@ -98,15 +102,25 @@ def dropout_ratio(node: ir.Node) -> float | None:
     return share or None
 
 
-def _dropout_to_training(op: Builder, node: ir.Node, seed: int) -> None:
-    node.resize_inputs(3)
-    if node.inputs[1] is None:
-        node.replace_input_with(1, op.constant(np.float32(0.5)))
-    node.replace_input_with(2, op.constant(np.array(True)))
-    node.attributes["seed"] = ir.AttrInt64("seed", seed)
+def _dropout_to_training(op: Builder, node: ir.Node, masks: Masks) -> None:
+    x, ratio, _ = [*node.inputs, None, None][:3]
+    share = constant_of(ratio) if ratio is not None else np.float32(0.5)
+    if x is None or x.dtype is None or share is None or not 0 <= float(share) < 1:
+        raise UnsupportedOperator(f"{describe(node)}: its ratio must be a constant from 0 to below 1")
+    keep = masks.keep(x, float(share))
+    for mask in node.outputs[1:]:
+        ir.convenience.replace_all_uses_with(mask, keep, replace_graph_outputs=True)
+    node.resize_outputs(1)
+    node.op_type = "Mul"
+    node.attributes.clear()
+    node.resize_inputs(2)
+    kept = op.Cast(keep, to=x.dtype.value)  # Cast and Mul run faster than Where
+    factor = op.Mul(kept, 1.0 / (1.0 - float(share)))
+    factor.type, factor.shape = x.type, x.shape
+    node.replace_input_with(1, factor)
 
 
-def _batch_norm_to_training(op: Builder, node: ir.Node, unbiased: bool) -> RunningStatistics:
+def _batch_norm_to_training(op: Builder, node: ir.Node, unbiased: bool) -> list[Carried]:
     momentum = float(attribute(node, "momentum", 0.9))
     x, _, _, mean, var = node.inputs
     assert x is not None and mean is not None and var is not None
@@ -134,4 +148,7 @@ def _batch_norm_to_training(op: Builder, node: ir.Node, unbiased: bool) -> Runni
     def blend(running: ir.Value, batch: ir.Value) -> ir.Value:
         return op.Add(op.Mul(running, momentum), op.Mul(batch, 1.0 - momentum))
 
-    return RunningStatistics(mean, var, blend(mean, batch_mean), blend(var, fresh_var))
+    return [
+        Carried(mean, blend(mean, batch_mean), tensor_of(mean)),
+        Carried(var, blend(var, fresh_var), tensor_of(var)),
+    ]
