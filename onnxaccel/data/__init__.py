@@ -53,10 +53,11 @@ def batches(
     seed: int | None = None,
     epoch: int = 0,
     loss: str | None = None,
+    shuffle: bool = True,
 ) -> Loader:
     """One pass over ``source`` in batches that fit ``model`` and, where given, ``loss``; see `Loader`."""
     targets = Targets.of(model, loss) if loss is not None else None
-    return Loader(as_dataset(source), Preparation.of(model), batch_size, seed, epoch, targets)
+    return Loader(as_dataset(source), Preparation.of(model), batch_size, seed, epoch, targets, shuffle)
 
 
 def label_kind(source: Source) -> str:

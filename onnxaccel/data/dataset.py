@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,6 +102,36 @@ class Part:
     def take(self, indices: npt.NDArray[np.int64], size: Size | None = None) -> tuple[Array, Array]:
         """See `Dataset.take`."""
         return self.whole.take(indices + self.start, size)
+
+
+@dataclass
+class Joined:
+    """Several data sets, one after the other.
+
+    Attributes:
+        source: Where they come from.
+        parts: The data sets.
+    """
+
+    source: str
+    parts: Sequence[Dataset]
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The first one's classes."""
+        return self.parts[0].classes
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def take(self, indices: npt.NDArray[np.int64], size: Size | None = None) -> tuple[Array, Array]:
+        """See `Dataset.take`."""
+        starts = np.cumsum([0, *map(len, self.parts)])
+        which = np.searchsorted(starts, indices, side="right") - 1
+        pieces = {w: self.parts[w].take(indices[which == w] - starts[w], size) for w in np.unique(which)}
+        place = np.argsort(np.argsort(which, kind="stable"), kind="stable")
+        x, y = (np.concatenate(arrays)[place] for arrays in zip(*pieces.values(), strict=True))
+        return x, y
 
 
 def check(source: str, x: Any, y: Any) -> None:

@@ -29,9 +29,11 @@ class Loader:
         dataset: The samples.
         preparation: Turns raw samples into the model's input.
         batch_size: Samples per batch; the last batch may be smaller.
-        seed: Shuffle with this seed; None keeps the data set's order.
+        seed: In training, the seed of the order and of the preparation's random crops; None in evaluation,
+            which keeps the data set's order.
         epoch: The number of the pass; each one has its own order, a pure function of seed and epoch.
         targets: Turns targets into what the loss takes; None: they are given as they are.
+        shuffle: Whether training takes the samples in a random order.
     """
 
     dataset: Dataset
@@ -40,6 +42,7 @@ class Loader:
     seed: int | None = None
     epoch: int = 0
     targets: Targets | None = None
+    shuffle: bool = True
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -51,7 +54,7 @@ class Loader:
     def order(self) -> npt.NDArray[np.int64]:
         """The order of the samples in this pass."""
         count = len(self.dataset)
-        if self.seed is None:
+        if self.seed is None or not self.shuffle:
             return np.arange(count)
         return np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(count)
 
@@ -85,7 +88,8 @@ class Loader:
                 x, y = self.dataset.take(indices, self.preparation.size)
                 if self.targets is not None:
                     y = self.targets(y, indices, self.dataset.source)
-                ready.put(({self.preparation.name: self.preparation(x, self.dataset.source)}, y))
+                rng = None if self.seed is None else np.random.default_rng([self.seed, self.epoch, start])
+                ready.put(({self.preparation.name: self.preparation(x, self.dataset.source, rng)}, y))
             ready.put(None)
         except BaseException as error:  # handed to the consumer, who raises it
             ready.put(error)

@@ -1,4 +1,7 @@
-"""Data SPECs: ``PATH``, ``PATH#train``, ``PATH#0:8000``, ``PATH#test#0:100``, ``sklearn:digits#0:1500``."""
+"""Data SPECs: ``PATH``, ``PATH#train``, ``PATH#0:8000``, ``PATH#test#0:100``, ``sklearn:digits#0:1500``.
+
+``LIST#root=FOLDER`` says where the names in a list of images start.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from onnxaccel.errors import DataError
 from onnxaccel.registry import Registry
 
 Reader = Callable[[Path, str | None], Dataset]
-"""``reader(path, part) -> Dataset``; ``part`` is "train", "test" or None for all there is."""
+"""``reader(path, part) -> Dataset``; ``part`` is "train", "test", None for all there is, or "root=FOLDER"."""
 
 reader: Registry[Reader] = Registry("data reader")
 """Readers by format: ``@reader("idx")``. `format_of` tells the format from the content."""
@@ -26,7 +29,7 @@ def open_dataset(spec: str) -> Dataset:
         DataError: There is no such data, it is of no format that onnxaccel reads, damaged, or empty.
     """
     name, *picks = spec.split("#")
-    part = picks.pop(0) if picks and picks[0] in PARTS else None
+    part = picks.pop(0) if picks and (picks[0] in PARTS or picks[0].startswith("root=")) else None
     scheme, _, rest = name.partition(":")
     if scheme == "sklearn":
         dataset = _reader("sklearn")(Path(rest), part)
@@ -50,9 +53,14 @@ def format_of(path: Path) -> str:
             return "idx"
         if any(re.fullmatch(r"(data_batch_\d|test_batch)\.bin", name) for name in names):
             return "cifar"
+        for name, mark in (("lmdb", "data.mdb"), ("leveldb", "CURRENT")):
+            if mark in names or any((path / below / mark).is_file() for below in names):
+                return name
         if any((path / name).is_dir() for name in names):
             return "folder"
-        raise DataError(f"{path}: neither class folders nor MNIST IDX nor CIFAR-10 binary files are in it")
+        raise DataError(
+            f"{path}: neither class folders nor MNIST IDX, CIFAR-10 binary, LMDB or LevelDB files are in it"
+        )
     with path.open("rb") as file:
         head = file.read(4096)
     if not head:
@@ -65,11 +73,19 @@ def format_of(path: Path) -> str:
         return "parquet"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
-    if b"\0" not in head and b"," in head:
-        return "csv"
+    if head[16:20] == b"\xde\xc0\xef\xbe":
+        return "lmdb"
+    if b"\0" not in head:
+        first = head.decode(errors="replace").strip().partition("\n")[0].strip()
+        if re.fullmatch(r".+\.(h5|hdf5)", first):
+            return "hdf5-list"
+        if re.fullmatch(r"[^,]*\.\w+\s+-?\d+", first):
+            return "image-list"
+        if b"," in head:
+            return "csv"
     raise DataError(
         f"{path}: of no data format that onnxaccel reads "
-        "(folders of images, IDX, npz, csv, parquet, HDF5, CIFAR binary)"
+        "(folders of images, IDX, npz, csv, parquet, HDF5, CIFAR binary, LMDB, LevelDB, Caffe's file lists)"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import copy
 import json
@@ -10,9 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -32,21 +34,56 @@ PROTO_LIMIT = 2**31 - 2**20
 _KEY = "onnxaccel"
 
 
+class PackedArray(TypedDict):
+    """A float32 array as text: its shape, and its little-endian bytes in base64."""
+
+    shape: list[int]
+    float32: str
+
+
+def packed(array: npt.NDArray[Any]) -> PackedArray:
+    """An array as `PackedArray`, to be kept in metadata."""
+    data = np.ascontiguousarray(array, "<f4")
+    return {"shape": list(data.shape), "float32": base64.b64encode(data.tobytes()).decode()}
+
+
+def unpacked(array: PackedArray) -> npt.NDArray[np.float32]:
+    """The array of a `PackedArray`.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    try:
+        data = np.frombuffer(base64.b64decode(array["float32"], validate=True), "<f4")
+        return data.reshape(array["shape"]).astype(np.float32)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"an array in the model's metadata is damaged ({error}); convert it again") from None
+
+
 @dataclass
 class Preprocessing:
-    """How raw data becomes the model's input: ``(x - mean) * scale``, in the given layout.
+    """How raw data becomes the model's input: ``(x - mean) * scale``, in the given layout, then cropped.
 
     Attributes:
         mean: Subtracted, one value or one per channel, in the raw data's units. None: 0.
         scale: Multiplied afterwards. None: 1/255 for uint8 images, 1 for all else.
         layout: "NCHW" or "NHWC" for images; None: read off the model's input shape.
         channels: "RGB" or "BGR".
+        mean_image: Instead of ``mean``, one value per pixel of the whole image, see `packed`; or the path of
+            a Caffe mean file that was not there when the model was converted.
+        resize: Height and width that images are brought to before they are cropped.
+        crop: Side of the square that is cut out: at random in training, else from the centre.
+        mirror: Whether training turns half of the images left to right.
     """
 
     mean: list[float] | None = None
     scale: float | None = None
     layout: str | None = None
     channels: str = "RGB"
+    mean_image: PackedArray | str | None = None
+    resize: tuple[int, int] | None = None
+    crop: int | None = None
+    mirror: bool = False
 
 
 @dataclass

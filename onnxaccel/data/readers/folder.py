@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -65,9 +66,14 @@ def read_image(path: Path, size: Size | None = None) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: The file holds no image that can be decoded.
     """
+    return decode_image(path, str(path), size)
+
+
+def decode_image(file: Path | BinaryIO, source: str, size: Size | None) -> npt.NDArray[np.uint8]:
+    """`read_image` for an open file, which messages call ``source``."""
     try:
-        with Image.open(path) as file:
-            image: Image.Image = file
+        with Image.open(file) as opened:
+            image: Image.Image = opened
             if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's convert would clip to 255
                 image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
             image = image.convert("L" if image.mode in ("1", "L") else "RGB")
@@ -75,7 +81,7 @@ def read_image(path: Path, size: Size | None = None) -> npt.NDArray[np.uint8]:
                 image = image.resize(size[::-1], Image.Resampling.BILINEAR)
             pixels = np.asarray(image)
     except Exception as error:  # decoders of damaged files raise errors of many kinds
-        raise DataError(f"{path}: not a readable image ({error}); remove or replace it") from None
+        raise DataError(f"{source}: not a readable image ({error}); remove or replace it") from None
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 

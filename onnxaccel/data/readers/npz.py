@@ -14,7 +14,7 @@ from onnxaccel.data.spec import reader
 from onnxaccel.errors import DataError
 
 _SAMPLES = ("x", "images", "data")
-_TARGETS = ("y", "labels", "target")
+_TARGETS = ("y", "labels", "label", "target")
 
 
 @reader("npz")
