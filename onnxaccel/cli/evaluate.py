@@ -11,12 +11,15 @@ from onnxaccel.cli.app import app
 from onnxaccel.cli.options import (
     DATA_HELP,
     Ep,
+    EpOption,
     Json,
     Layout,
     Mean,
     ModelFile,
     Scale,
+    StrictEp,
     Threads,
+    provider_of,
     with_preprocessing,
 )
 from onnxaccel.cli.output import print_json
@@ -29,6 +32,8 @@ def evaluate(
     loss: Annotated[str | None, typer.Option(help="Loss; by default it follows from the data.")] = None,
     batch_size: Annotated[int, typer.Option(help="Samples per batch.", min=1)] = 256,
     ep: Ep = "auto",
+    ep_option: EpOption = None,
+    strict_ep: StrictEp = False,
     threads: Threads = 0,
     mean: Mean = None,
     scale: Scale = None,
@@ -43,7 +48,7 @@ def evaluate(
         with_preprocessing(model, mean, scale, layout),
         data,
         loss=loss,
-        ep=ep,
+        ep=provider_of(ep, ep_option, strict_ep),
         batch_size=batch_size,
         threads=threads,
     )
@@ -60,6 +65,8 @@ def predict(
         str, typer.Argument(metavar="INPUT", help="An image, a .npy or .npz file, or a data SPEC.")
     ],
     ep: Ep = "auto",
+    ep_option: EpOption = None,
+    strict_ep: StrictEp = False,
     mean: Mean = None,
     scale: Scale = None,
     layout: Layout = None,
@@ -69,7 +76,9 @@ def predict(
     from onnxaccel.report.terminal import show
     from onnxaccel.runtime.predictor import predict as run
 
-    predictions = run(with_preprocessing(model, mean, scale, layout), source, ep=ep)
+    predictions = run(
+        with_preprocessing(model, mean, scale, layout), source, ep=provider_of(ep, ep_option, strict_ep)
+    )
     if json_:
         print_json([asdict(p) for p in predictions])
     else:

@@ -12,7 +12,13 @@ from onnxaccel.errors import OutputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.")]
-Ep = Annotated[str, typer.Option(help="Execution provider: auto, cpu, cuda or tensorrt.")]
+Ep = Annotated[
+    str, typer.Option(help="Execution provider: auto, cpu, cuda, tensorrt, tensorrt-rtx or openvino.")
+]
+EpOption = Annotated[
+    list[str] | None, typer.Option("--ep-option", help="The provider's option NAME=VALUE; repeatable.")
+]
+StrictEp = Annotated[bool, typer.Option("--strict-ep", help="Fail where nodes fall back to the CPU.")]
 Out = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the result.")]
 Threads = Annotated[int, typer.Option(help="Threads within an operator; 0: onnxruntime decides.")]
 Mean = Annotated[
@@ -35,6 +41,16 @@ def shape_of(text: str) -> tuple[str, tuple[int, ...]]:
         return name, tuple(int(d) for d in dims.split(","))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no shape; write NAME=1,3,224,224") from None
+
+
+def provider_of(ep: str, options: list[str] | None, strict: bool) -> Any:
+    """The provider that --ep, --ep-option and --strict-ep ask for; its name alone where that says all."""
+    if not options and not strict:
+        return ep
+    from onnxaccel.runtime.providers import resolve
+    from onnxaccel.runtime.providers.options import parse
+
+    return resolve(ep, parse(options or ()), strict)
 
 
 def writable(path: Path) -> Path:

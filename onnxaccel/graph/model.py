@@ -87,6 +87,27 @@ class Preprocessing:
 
 
 @dataclass
+class SessionSettings:
+    """How an onnxruntime session runs a model best, as `onnxaccel optimize` measured it.
+
+    Attributes:
+        provider: The execution provider, or None for any.
+        options: onnxruntime's options for it.
+        threads: Threads within an operator; 0 leaves it to onnxruntime.
+        spinning: Threads without work wait in a loop (faster, and busy) instead of sleeping.
+        graph_optimization: "off", "basic", "extended" or "all".
+        batch_size: Samples per batch at which throughput was highest, or None.
+    """
+
+    provider: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    threads: int = 0
+    spinning: bool = True
+    graph_optimization: str = "all"
+    batch_size: int | None = None
+
+
+@dataclass
 class Metadata:
     """What onnxaccel knows of a model beyond its graph; stored in the file's ``metadata_props``.
 
@@ -101,6 +122,7 @@ class Metadata:
         running_variance: How BatchNormalization's running variance is updated from a batch of m values:
             "unbiased" (factor m/(m-1): PyTorch, Caffe) or "population" (ONNX's definition, Keras 3).
         preprocessing: How raw data becomes the input.
+        session: How to run the model, where `onnxaccel optimize` found it out.
     """
 
     framework: str | None = None
@@ -111,6 +133,7 @@ class Metadata:
     frozen: list[str] = field(default_factory=list)
     running_variance: str = "population"
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    session: SessionSettings | None = None
 
     @classmethod
     def from_props(cls, props: dict[str, str]) -> Metadata:
@@ -121,6 +144,8 @@ class Metadata:
         try:
             values = {k: v for k, v in json.loads(text).items() if k in cls.__dataclass_fields__}
             values["preprocessing"] = Preprocessing(**values.get("preprocessing", {}))
+            if values.get("session") is not None:
+                values["session"] = SessionSettings(**values["session"])
             return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:
             raise ModelError(

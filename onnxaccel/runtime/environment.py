@@ -28,6 +28,16 @@ _PACKAGES = {
 """Distributions to report, with the extra that installs them."""
 
 
+_BUILDS = (
+    "onnxruntime",
+    "onnxruntime-training",
+    "onnxruntime-training-cpu",
+    "onnxruntime-openvino",
+    "onnxruntime-gpu",
+)
+"""Distributions that all own the module `onnxruntime`."""
+
+
 @dataclass(frozen=True)
 class Package:
     """A package: its version, or None and the line that installs it."""
@@ -83,10 +93,12 @@ def examine() -> Environment:
     elif any(p.name == "tensorflow-cpu" and p.version for p in packages):
         packages = [p for p in packages if p.name != "tensorflow"]
     problems = []
-    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+    builds = [name for name in _BUILDS if _version(name)]
+    if len(builds) > 1:
+        keep = "onnxaccel[gpu]" if "onnxruntime-gpu" in builds else builds[-1]
         problems.append(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxaccel[gpu]'"
+            f"{' and '.join(builds)} are installed together and overwrite each other's files; "
+            f"pip uninstall -y {' '.join(builds)} && pip install '{keep}'"
         )
     return Environment(
         onnxaccel=__version__,

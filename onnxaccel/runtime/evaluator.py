@@ -19,8 +19,8 @@ from onnxaccel.graph.autodiff import as_model
 from onnxaccel.graph.losses import TARGET
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.training import CORRECT, LOSS, evaluation_step
-from onnxaccel.runtime.providers import Provider, resolve
-from onnxaccel.runtime.session import Session, short
+from onnxaccel.runtime.providers import Provider
+from onnxaccel.runtime.session import Session, provider_for, short
 
 Batch = tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any]]
 
@@ -95,7 +95,7 @@ def evaluate(
     data: Source,
     *,
     loss: str | None = None,
-    ep: str = "auto",
+    ep: str | Provider = "auto",
     batch_size: int = 256,
     threads: int = 0,
 ) -> Evaluation:
@@ -105,7 +105,7 @@ def evaluate(
         model: The model or its path, in inference form.
         data: A data SPEC ("mnist#test"), a data set, or a pair of arrays (x, y).
         loss: The loss; None: cross entropy for class labels, mean squared error for all other targets.
-        ep: The execution provider.
+        ep: The execution provider; "auto": the one that `optimize` found best, else the best usable one.
         batch_size: Samples per batch.
         threads: Threads within an operator; 0 leaves it to onnxruntime.
 
@@ -116,4 +116,4 @@ def evaluate(
     model = as_model(model)
     loss = loss or label_kind(data)
     graph = evaluation_step(model, loss)
-    return Evaluator(graph, resolve(ep), threads).run(batches(data, model, batch_size, loss=loss))
+    return Evaluator(graph, provider_for(model, ep), threads).run(batches(data, model, batch_size, loss=loss))

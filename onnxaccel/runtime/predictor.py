@@ -8,7 +8,8 @@ import numpy as np
 
 from onnxaccel.data import samples
 from onnxaccel.graph.model import Model
-from onnxaccel.runtime.session import Session
+from onnxaccel.runtime.providers import Provider
+from onnxaccel.runtime.session import Session, provider_for
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,18 @@ class Prediction:
         return f"{self.shape}: " + ", ".join(f"{v:.4g}" for v in self.values[:8]) + tail
 
 
-def predict(model: Model, source: str, ep: str = "auto") -> list[Prediction]:
+def predict(model: Model, source: str, ep: str | Provider = "auto") -> list[Prediction]:
     """Run a model on an image, an array file or a data SPEC.
 
     Args:
         model: The model in inference form.
         source: Path of an image, of a .npy or .npz file, or a data SPEC.
-        ep: The execution provider.
+        ep: The execution provider; "auto": the one that `optimize` found best, else the best usable one.
 
     Raises:
         DataError: The input is unreadable or does not fit the model.
     """
-    results = Session(model, ep).run(samples(source, model))
+    results = Session(model, provider_for(model, ep)).run(samples(source, model))
     predictions = []
     for name, batch in results.items():
         for index, values in enumerate(batch if batch.ndim else batch[None]):

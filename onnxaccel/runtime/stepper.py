@@ -16,6 +16,7 @@ import onnxruntime as ort
 
 from onnxaccel.errors import ModelError, TrainingError
 from onnxaccel.graph.losses import TARGET
+from onnxaccel.graph.model import SessionSettings
 from onnxaccel.graph.training import CORRECT, LEARNING_RATE, LOSS, TrainingStep
 from onnxaccel.runtime.providers import Provider
 from onnxaccel.runtime.session import Session, short
@@ -34,7 +35,7 @@ class Stepper:
 
     def __init__(self, step: TrainingStep, provider: Provider, threads: int = 0) -> None:
         self.step = step
-        self._session = Session(step.model, provider, threads)
+        self._session = Session(step.model, provider, threads, SessionSettings())
         self._device = provider.device
         self._buffers = [self._allocate(step.initial), self._allocate(step.initial)]
         self._rate = self._value(np.zeros((), np.float32))

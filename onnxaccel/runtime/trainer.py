@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 
 from onnxaccel.data import Dataset, Source, as_dataset, batches
-from onnxaccel.errors import CheckpointError, ModelError, TrainingError
+from onnxaccel.errors import CheckpointError, ModelError, ProviderError, TrainingError
 from onnxaccel.graph.autodiff import as_model
 from onnxaccel.graph.losses import CLASS_LABELS
 from onnxaccel.graph.model import Model
@@ -23,7 +23,7 @@ from onnxaccel.graph.optimizers import AdamW, Optimizer
 from onnxaccel.graph.training import CORRECT, evaluation_step, training_step
 from onnxaccel.runtime import checkpoint
 from onnxaccel.runtime.evaluator import Evaluation, Evaluator
-from onnxaccel.runtime.providers import resolve
+from onnxaccel.runtime.providers import Provider, resolve
 from onnxaccel.runtime.stepper import Stepper
 
 Inputs = npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | Mapping[str, npt.NDArray[Any]]
@@ -85,7 +85,7 @@ class Trainer:
         model: A model in inference form, or its path; it is not changed.
         loss: "cross_entropy" (int64 class labels), "mse" or "bce_with_logits".
         optimizer: The optimizer; AdamW with its defaults when None.
-        ep: "auto", "cpu", "cuda" or "tensorrt".
+        ep: A name of `onnxaccel.runtime.providers.NAMES`, or a resolved provider.
         seed: Seed of the data's order and of Dropout.
         threads: Threads within an operator; 0 leaves it to onnxruntime.
         metrics: Count right predictions while training.
@@ -101,7 +101,7 @@ class Trainer:
         model: Model | onnx.ModelProto | str | os.PathLike[str],
         loss: str = "cross_entropy",
         optimizer: Optimizer | None = None,
-        ep: str = "auto",
+        ep: str | Provider = "auto",
         seed: int = 0,
         threads: int = 0,
         metrics: bool = True,
@@ -110,6 +110,8 @@ class Trainer:
         self.loss = loss
         self.seed = seed
         self.provider = resolve(ep)
+        if not self.provider.trains:
+            raise ProviderError(f"{self.provider.name} is for inference; train with --ep cpu or --ep cuda")
         self._threads = threads
         self._model = as_model(model).copy()
         normalize(self._model)
