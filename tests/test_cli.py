@@ -67,6 +67,30 @@ def test_train_evaluate_predict_report_what_they_promise(mlp: Path, tmp_path: Pa
     assert len(prediction["values"]) == 10
 
 
+def test_settings_of_the_optimizer_reach_it(mlp: Path, tmp_path: Path) -> None:
+    """What the command line says is what the same settings in Python give, bit for bit."""
+    out = tmp_path / "trained.onnx"
+    options = [
+        "--optimizer-option",
+        "betas=0.9,0.98,amsgrad=true",
+        "--weight-decay",
+        0.1,
+        "--no-decay-bias-norm",
+    ]
+    group = ["--group", "fc2.*:lr_mult=0.5,betas=0.8,0.9"]
+    document("train", mlp, "--data", DIGITS, "--epochs", 1, *options, *group, "-o", out, "--ep", "cpu")
+    groups = [
+        *oa.optimizers.NO_DECAY_ON_BIAS_AND_NORM,
+        ("fc2.*", {"lr_mult": 0.5, "betas": (0.8, 0.9)}),
+    ]
+    optimizer = oa.optimizers.AdamW(betas=(0.9, 0.98), amsgrad=True, weight_decay=0.1, groups=groups)
+    trainer = oa.Trainer(mlp, optimizer=optimizer, ep="cpu")
+    trainer.fit(DIGITS, epochs=1)
+    found = Model.load(out).weights()
+    for name, value in trainer.model().weights().items():
+        np.testing.assert_array_equal(found[name], value)
+
+
 def test_convert_reports_what_it_promises(tmp_path: Path, shared: Path) -> None:
     out = tmp_path / "a.onnx"
     source = shared / "samples/tensorflow/kws_ds_cnn_s/model.pb"
@@ -139,6 +163,14 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda tmp, mlp: ["evaluate", mlp, "--data", DIGITS, "--ep", "abacus"],
         "unknown execution provider 'abacus'",
     ),
+    "unknown setting": (
+        lambda tmp, mlp: ["train", mlp, "--data", DIGITS, "--optimizer-option", "beta=0.9"],
+        "optimizer 'adamw' has no beta; it has lr",
+    ),
+    "group of nothing": (
+        lambda tmp, mlp: ["train", mlp, "--data", DIGITS, "--group", "fc9.*:lr_mult=2"],
+        r"group 'fc9\.\*' matches no parameter",
+    ),
     "nothing to resume": (
         lambda tmp, mlp: ["train", mlp, "--data", DIGITS, "--checkpoint", tmp / "c", "--resume"],
         "no checkpoint in it",
@@ -165,7 +197,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(case: str, mlp: Path, tmp_path
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("arguments", [["train"], ["frobnicate"], ["convert", "x", "--opset", "9"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train"],
+        ["frobnicate"],
+        ["convert", "x", "--opset", "9"],
+        ["train", "x", "--data", DIGITS, "--group", "lr=1"],
+    ],
+)
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert run(*arguments).returncode == 2
 

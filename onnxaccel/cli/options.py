@@ -34,6 +34,38 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def settings_of(text: str, option: str) -> dict[str, Any]:
+    """The settings in ``NAME=VALUE,NAME=VALUE``; a value is a word, a flag or one or more numbers."""
+    values: dict[str, list[Any]] = {}
+    for part in names(text):
+        name, equals, value = part.rpartition("=")
+        if equals:
+            values[name.strip()] = []
+        if not values:
+            raise typer.BadParameter(f"{option} {text!r}: write NAME=VALUE, or NAME=VALUE,VALUE")
+        values[list(values)[-1]].append(_value(value.strip()))
+    return {name: tuple(parts) if len(parts) > 1 else parts[0] for name, parts in values.items()}
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def group_of(text: str) -> tuple[str, dict[str, Any]]:
+    """Pattern and settings of ``PATTERN:lr_mult=0.1,weight_decay=0``."""
+    pattern, colon, settings = text.rpartition(":")
+    if not colon or not pattern:
+        raise typer.BadParameter(f"--group {text!r}: write PATTERN:NAME=VALUE, as in '*.bias:weight_decay=0'")
+    return pattern, settings_of(settings, "--group")
+
+
 def shape_of(text: str) -> tuple[str, tuple[int, ...]]:
     """Name and dimensions of ``NAME=1,3,224,224``."""
     name, _, dims = text.rpartition("=")

@@ -21,7 +21,9 @@ from onnxaccel.cli.options import (
     Scale,
     StrictEp,
     Threads,
+    group_of,
     provider_of,
+    settings_of,
     with_preprocessing,
     writable,
 )
@@ -34,11 +36,30 @@ def train(
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     val: Annotated[str | None, typer.Option(help="Validation data, evaluated after each epoch.")] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or bce_with_logits.")] = "cross_entropy",
-    optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = "adamw",
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            help="sgd, adam, adamw, nadam, radam, rmsprop, adagrad, adadelta, lion or lamb; torch's formulas."
+        ),
+    ] = "adamw",
+    lr: Annotated[float | None, typer.Option(help="Learning rate; by default the optimizer's own.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Momentum (sgd).")] = None,
     nesterov: Annotated[bool, typer.Option(help="Nesterov momentum (sgd).")] = False,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
+    optimizer_option: Annotated[
+        list[str] | None,
+        typer.Option(help="Any setting of the optimizer, by torch's name: betas=0.9,0.98; repeatable."),
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Settings for the parameters that a pattern matches, or @bias or @norm: "
+            "'encoder.*:lr_mult=0.1,weight_decay=0'; repeatable, later ones win."
+        ),
+    ] = None,
+    no_decay_bias_norm: Annotated[
+        bool, typer.Option("--no-decay-bias-norm", help="No weight decay on biases and normalisations.")
+    ] = False,
     epochs: Annotated[int, typer.Option(help="Epochs in all.", min=1)] = 5,
     batch_size: Annotated[int, typer.Option(help="Samples per batch.", min=1)] = 64,
     ep: Ep = "auto",
@@ -55,16 +76,20 @@ def train(
     json_: Json = False,
 ) -> None:
     """Train a model on onnxruntime."""
-    from onnxaccel.graph.optimizers import create
+    from onnxaccel.graph.optimizers import NO_DECAY_ON_BIAS_AND_NORM, create
     from onnxaccel.report.terminal import EpochDisplay, show_epochs
     from onnxaccel.runtime.trainer import Trainer
 
     target = writable(output or model.with_suffix(".trained.onnx"))
-    settings = {"lr": lr, "momentum": momentum, "nesterov": nesterov or None, "weight_decay": weight_decay}
+    given = {"lr": lr, "momentum": momentum, "nesterov": nesterov or None, "weight_decay": weight_decay}
+    settings = {name: value for name, value in given.items() if value is not None}
+    for text in optimizer_option or ():
+        settings |= settings_of(text, "--optimizer-option")
+    groups = [*(NO_DECAY_ON_BIAS_AND_NORM if no_decay_bias_norm else ()), *map(group_of, group or ())]
     trainer = Trainer(
         with_preprocessing(model, mean, scale, layout),
         loss=loss,
-        optimizer=create(optimizer, **{k: v for k, v in settings.items() if v is not None}),
+        optimizer=create(optimizer, settings | {"groups": groups}),
         ep=provider_of(ep, ep_option, strict_ep),
         seed=seed,
         threads=threads,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
 from onnxaccel.errors import ModelError
@@ -57,13 +59,38 @@ def _is_weight(value: ir.Value) -> bool:
     tensor = value.const_value
     if tensor is None or not tensor.dtype.is_floating_point() or tensor.size < 2:
         return False
-    return _reaches_layer(value)
+    return any(index in _WEIGHT_INPUTS.get(operator_of(node), ()) for node, index in _readers(value))
 
 
-def _reaches_layer(value: ir.Value) -> bool:
+_NORMS = frozenset(
+    {"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"}
+) | {"RMSNormalization", "com.microsoft::SkipLayerNormalization", "com.microsoft::GroupNorm"}
+_RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+
+
+def role_of(value: ir.Value) -> str | None:
+    """What a parameter does, for groups of parameters: "norm", "bias", or None for all others.
+
+    "norm": scale or shift of a normalisation, also of one that is written out: a tensor with one axis longer
+    than 1 at most that is multiplied. "bias": any other vector, a bias of a recurrent layer, or such a tensor
+    that is added.
+    """
+    readers = [(operator_of(node), index) for node, index in _readers(value)]
+    dims = list(value.shape) if value.shape is not None else []
+    one_axis = sum(dim != 1 for dim in dims) <= 1
+    if any(operator in _NORMS and index > 0 for operator, index in readers):
+        return "norm"
+    if one_axis and any(operator == "Mul" for operator, _ in readers):
+        return "norm"
+    if any(operator in _RECURRENT and index == 3 for operator, index in readers) or len(dims) <= 1:
+        return "bias"
+    return "bias" if one_axis and all(operator in ("Add", "Sub") for operator, _ in readers) else None
+
+
+def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """The nodes that read a value, directly or through operators that only change its form."""
     for node, index in value.uses():
-        if index in _WEIGHT_INPUTS.get(operator_of(node), ()):
-            return True
-        if index == 0 and node.op_type in _THROUGH and _reaches_layer(node.outputs[0]):
-            return True
-    return False
+        if index == 0 and node.op_type in _THROUGH:
+            yield from _readers(node.outputs[0])
+        else:
+            yield node, index

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
@@ -14,16 +13,16 @@ from onnxaccel.errors import ModelError
 from onnxaccel.graph.autodiff import backward, prune
 from onnxaccel.graph.builder import Builder
 from onnxaccel.graph.losses import CLASS_LABELS, correct, target_of, written
-from onnxaccel.graph.model import Model, name_of, tensor_of
+from onnxaccel.graph.model import Model, name_of
 from onnxaccel.graph.normalize import differentiable, normalize
 from onnxaccel.graph.optimizers import Optimizer
-from onnxaccel.graph.parameters import trainable
-from onnxaccel.graph.training_form import Carried, pool_before_relu, to_training_form
+from onnxaccel.graph.parameters import role_of, trainable
+from onnxaccel.graph.training_form import pool_before_relu, to_training_form
+from onnxaccel.graph.update import check_groups, update
 
 LEARNING_RATE = "onnxaccel.learning_rate"
 LOSS = "onnxaccel.loss"
 CORRECT = "onnxaccel.correct"
-STEP = "onnxaccel.step"
 
 
 @dataclass
@@ -65,9 +64,11 @@ def training_step(
     Raises:
         UnsupportedOperator: An operator between the loss and a parameter has no gradient rule.
         ModelError: The model has nothing to train, or its output does not fit the loss.
+        TrainingError: A group of the optimizer matches no parameter.
     """
     inputs = model.input_names()
     model = model.copy()
+    roles = {name: role_of(value) for name, value in model.graph.initializers.items()}
     differentiable(model)
     graph = model.graph
     prediction = model.outputs[0]
@@ -84,21 +85,8 @@ def training_step(
 
     width = result.scores.shape[1] if loss_name in CLASS_LABELS and result.scores.shape is not None else None
     rate = ir.val(LEARNING_RATE, ir.DataType.FLOAT, ir.Shape([]))
-    number = None
-    if optimizer.counts_steps:
-        counter = ir.val(STEP, ir.DataType.FLOAT, ir.Shape([]))
-        number = op.Add(counter, 1.0)
-        carried.append(Carried(counter, number, np.zeros((), np.float32)))
-    for parameter in parameters:
-        slots = [
-            ir.val(f"{parameter.name}/{slot}", parameter.dtype, parameter.shape) for slot in optimizer.slots
-        ]
-        new, new_slots = optimizer.update(op, parameter, gradients[parameter], slots, rate, number)
-        start = tensor_of(parameter)
-        carried.append(Carried(parameter, new, start))
-        carried += [
-            Carried(old, new, np.zeros_like(start)) for old, new in zip(slots, new_slots, strict=True)
-        ]
+    check_groups(optimizer.groups, roles, [name_of(p) for p in parameters])
+    carried += update(op, optimizer, {p: gradients[p] for p in parameters}, rate, roles)
 
     outputs = {LOSS: result.value}
     if metrics and loss_name in CLASS_LABELS:
