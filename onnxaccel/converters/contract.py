@@ -51,6 +51,7 @@ class Conversion:
         reference_name: What ``reference`` is, for messages ("PyTorch 2.13.0").
         ranges: Half-open ranges [low, high) of integer inputs (an Embedding's number of rows), by name.
         batch_sizes: Sizes of the dynamic batch dimension to compare at.
+        rows: Names of outputs that are a set of rows (a detector's boxes): their order does not count.
         close: Releases what ``reference`` holds (a subprocess, a session).
     """
 
@@ -59,6 +60,7 @@ class Conversion:
     reference_name: str
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
     batch_sizes: tuple[int, ...] = (2, 3)
+    rows: frozenset[str] = frozenset()
     close: Callable[[], None] = lambda: None
 
 

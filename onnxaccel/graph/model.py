@@ -123,6 +123,8 @@ class Metadata:
             "unbiased" (factor m/(m-1): PyTorch, Caffe) or "population" (ONNX's definition, Keras 3).
         preprocessing: How raw data becomes the input.
         session: How to run the model, where `onnxaccel optimize` found it out.
+        heads: What a Caffe network is trained with: of each loss and accuracy its "layer", "type", "bottoms",
+            "tops", "loss_weight" and "settings".
     """
 
     framework: str | None = None
@@ -134,6 +136,7 @@ class Metadata:
     running_variance: str = "population"
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     session: SessionSettings | None = None
+    heads: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def from_props(cls, props: dict[str, str]) -> Metadata:

@@ -1,8 +1,10 @@
-"""Reading a network: prototxt and weights, brought to today's form and filtered for one phase."""
+"""Reading a network: a prototxt brought to today's form and filtered for one phase."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,22 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxaccel.converters.caffe.schema import MAX_BYTES, message, parse_binary, parse_text
+from onnxaccel.converters.caffe.schema import message, parse_text
+from onnxaccel.converters.caffe.upgrade import upgraded
 from onnxaccel.errors import ConversionError, MissingWeights
 
-_V1_TYPES = {
-    "ABSVAL": "AbsVal",
-    "ARGMAX": "ArgMax",
-    "BNLL": "BNLL",
-    "HDF5_DATA": "HDF5Data",
-    "HDF5_OUTPUT": "HDF5Output",
-    "LRN": "LRN",
-    "MVN": "MVN",
-    "RELU": "ReLU",
-    "SOFTMAX_LOSS": "SoftmaxWithLoss",
-    "TANH": "TanH",
-}
-"""Layer types of old networks whose names did not change by capitalisation alone."""
+Fill = Callable[["Layer", int, tuple[int, ...]], npt.NDArray[np.float32]]
+"""Fresh weights: ``fill(layer, index of the blob, shape)``."""
+
+_TOKEN = re.compile(r"#[^\n]*|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|[{}<>]|\blayers?\b")
 
 
 @dataclass
@@ -39,7 +33,9 @@ class Layer:
         tops: Names of the blobs it writes; one that it also reads is changed in place.
         proto: The LayerParameter.
         blobs: Its weights, in Caffe's order; empty where there are none.
-        line: Line of the prototxt that names it, 0 when unknown.
+        line: Line of the prototxt where it begins, 0 when unknown.
+        fill: Makes the weights of a layer that has none; None: they must be there.
+        used: How many of its blobs have been asked for.
     """
 
     name: str
@@ -49,34 +45,42 @@ class Layer:
     proto: Any
     blobs: list[npt.NDArray[np.float32]] = field(default_factory=list)
     line: int = 0
+    fill: Fill | None = None
+    used: int = 0
 
     def __str__(self) -> str:
         where = f", line {self.line}" if self.line else ""
         return f"layer {self.name!r} ({self.type}{where})"
 
     def blob(self, index: int, *shape: int) -> npt.NDArray[np.float32]:
-        """Weight blob ``index`` in the given shape; old files wrote 1s before the sizes.
+        """Weight blob ``index`` in the given shape; 1s in front do not count, old files wrote them.
 
         Raises:
-            MissingWeights: It is absent or has another number of elements.
+            MissingWeights: It is absent or has another shape.
         """
+        self.used = max(self.used, index + 1)
+        if index >= len(self.blobs) and self.fill is not None:
+            return self.fill(self, index, shape)
         if index >= len(self.blobs):
             raise MissingWeights(
-                f"{self}: the caffemodel has no weights for it (blob {index}); give the right one"
+                f"{self}: there are no weights for it (blob {index}); give the .caffemodel of this network"
             )
         blob = self.blobs[index]
-        trimmed = list(blob.shape)
-        while len(trimmed) > len(shape) and trimmed[0] == 1:
-            trimmed.pop(0)
-        if blob.size != int(np.prod(shape)) or (len(trimmed) == len(shape) and trimmed != list(shape)):
+        if _trimmed(blob.shape) != _trimmed(shape):
             raise MissingWeights(
                 f"{self}: blob {index} has shape {list(blob.shape)}, the layer needs {list(shape)}"
             )
         return blob.reshape(shape)
 
 
-def read_net(path: Path, phase: str = "TEST") -> list[Layer]:
-    """The layers of a prototxt that take part in ``phase``, old forms upgraded, the inputs as Input layers.
+def read_net(path: Path, phase: str = "TEST", level: int = 0, stages: Sequence[str] = ()) -> list[Layer]:
+    """The layers of a prototxt that take part, old forms upgraded, the inputs as Input layers.
+
+    Args:
+        path: The prototxt.
+        phase: "TRAIN" or "TEST".
+        level: Caffe's level; the prototxt's own ``state`` may set one as well.
+        stages: Names of stages, added to those of the prototxt's own ``state``.
 
     Raises:
         ConversionError: A syntax error, or no layers.
@@ -86,90 +90,56 @@ def read_net(path: Path, phase: str = "TEST") -> list[Layer]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"{path}: cannot be read ({error})") from None
     proto = parse_text(text, "NetParameter", str(path))
-    if proto.layers and proto.layer:
-        raise ConversionError(f"{path}: mixes 'layer' and 'layers'; upgrade the old ones")
-    protos = [*_inputs(proto, path), *(_upgraded(old) for old in proto.layers), *proto.layer]
-    state = proto.state if proto.HasField("state") else message("NetState")()
-    state.phase = (
-        message("NetState").DESCRIPTOR.fields_by_name["phase"].enum_type.values_by_name[phase].number
-    )
-    layers = [
-        Layer(p.name, p.type, list(p.bottom), list(p.top), p, line=_line(text, p.name))
-        for p in protos
-        if _takes_part(p, state)
-    ]
-    if not layers:
-        raise ConversionError(f"{path}: the network has no layer in phase {phase}")
-    return layers
+    return layers_of(proto, str(path), phase, level, stages, _lines(text))
 
 
-def load_weights(layers: list[Layer], path: Path) -> None:
-    """Give each layer the weights that the caffemodel holds under its name.
+def layers_of(
+    proto: Any,
+    source: str,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    lines: Sequence[int] = (),
+) -> list[Layer]:
+    """The layers of a NetParameter, see `read_net`.
+
+    Args:
+        proto: The NetParameter.
+        source: What it was read from, for messages.
+        phase: "TRAIN" or "TEST".
+        level: Caffe's level.
+        stages: Names of stages.
+        lines: Line of each of its layers, as far as known.
 
     Raises:
-        ConversionError: The file is damaged or too large.
+        ConversionError: It has no layers in this phase, or mixes old and new ones.
     """
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ConversionError(f"{path}: {size} bytes are more than a caffemodel can hold")
-    proto = parse_binary(path.read_bytes(), "NetParameter", str(path))
-    stored = {p.name: p.blobs for p in [*proto.layers, *proto.layer] if p.blobs}
-    if not stored:
-        raise ConversionError(f"{path}: no weights in it; is it a caffemodel?")
-    for layer in layers:
-        layer.blobs = [_array(blob, layer, path) for blob in stored.get(layer.name, ())]
-
-
-def _array(blob: Any, layer: Layer, path: Path) -> npt.NDArray[np.float32]:
-    data = np.array(blob.data if blob.data else blob.double_data, np.float32)
-    shape = (
-        list(blob.shape.dim) if blob.HasField("shape") else [blob.num, blob.channels, blob.height, blob.width]
-    )
-    if int(np.prod(shape)) != data.size:
-        raise MissingWeights(f"{path}: {layer}: a blob declares shape {shape} but holds {data.size} values")
-    return data.reshape(shape)
-
-
-def _inputs(proto: Any, path: Path) -> list[Any]:
-    """The old ``input`` fields as Input layers."""
-    layers = []
-    for index, name in enumerate(proto.input):
-        layer = message("LayerParameter")(name=name, type="Input", top=[name])
-        if proto.input_shape:
-            dims = list(proto.input_shape[index].dim)
-        else:
-            dims = list(proto.input_dim[4 * index : 4 * index + 4])
-        if not dims:
-            raise ConversionError(f"{path}: input {name!r} has no shape")
-        layer.input_param.shape.add(dim=dims)
-        layers.append(layer)
+    state = message("NetState")()
+    state.CopyFrom(proto.state)
+    state.phase = state.DESCRIPTOR.fields_by_name["phase"].enum_type.values_by_name[phase].number
+    state.stage.extend(stages)
+    state.level = level or state.level
+    layers = [
+        Layer(p.name, p.type, list(p.bottom), list(p.top), p, line=lines[place] if place < len(lines) else 0)
+        for p, place in upgraded(proto, source)
+        if _takes_part(p, state, source)
+    ]
+    if not layers:
+        raise ConversionError(f"{source}: the network has no layer in phase {phase}")
     return layers
 
 
-def _upgraded(old: Any) -> Any:
-    """A layer of the V1 form (``layers { type: CONVOLUTION }``) as today's."""
-    kind = old.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[old.type].name
-    name = _V1_TYPES.get(kind, "".join(word.capitalize() for word in kind.split("_")))
-    new = message("LayerParameter")(name=old.name, type=name, bottom=old.bottom, top=old.top)
-    for parameter, value in old.ListFields():
-        if parameter.name.endswith("_param"):
-            getattr(new, parameter.name).CopyFrom(value)
-    for rule in ("include", "exclude"):
-        getattr(new, rule).extend(getattr(old, rule))
-    new.loss_weight.extend(old.loss_weight)
-    for index in range(max(len(old.blobs_lr), len(old.weight_decay), len(old.param))):
-        spec = new.param.add()
-        if index < len(old.param):
-            spec.name = old.param[index]
-        if index < len(old.blobs_lr):
-            spec.lr_mult = old.blobs_lr[index]
-        if index < len(old.weight_decay):
-            spec.decay_mult = old.weight_decay[index]
-    return new
+def _trimmed(shape: Sequence[int]) -> list[int]:
+    sizes = list(shape)
+    while sizes and sizes[0] == 1:
+        sizes.pop(0)
+    return sizes
 
 
-def _takes_part(layer: Any, state: Any) -> bool:
+def _takes_part(layer: Any, state: Any, source: str) -> bool:
     """Caffe's rule: any include rule must hold, or no exclude rule may."""
+    if layer.include and layer.exclude:
+        raise ConversionError(f"{source}: layer {layer.name!r} has both include and exclude rules")
     if layer.include:
         return any(_holds(rule, state) for rule in layer.include)
     return not any(_holds(rule, state) for rule in layer.exclude)
@@ -186,7 +156,34 @@ def _holds(rule: Any, state: Any) -> bool:
     )
 
 
-def _line(text: str, name: str) -> int:
-    """The line of the prototxt on which a layer is named."""
-    found = re.search(rf"\bname\s*:\s*[\"']{re.escape(name)}[\"']", text)
-    return text.count("\n", 0, found.start()) + 1 if found else 0
+def _lines(text: str) -> list[int]:
+    """The lines on which the outermost ``layer`` or ``layers`` blocks begin, in order."""
+    found, depth = [], 0
+    for token in _TOKEN.finditer(text):
+        word = token.group()
+        if word in "{<":
+            depth += 1
+        elif word in "}>":
+            depth -= 1
+        elif depth == 0 and word in ("layer", "layers"):
+            found.append(text.count("\n", 0, token.start()) + 1)
+    return found
+
+
+MAX_COUNT = 2**31 - 1
+"""Elements that a blob of Caffe can have."""
+
+
+def bounded(layer: Layer, what: str, sizes: Sequence[int | str | None]) -> None:
+    """Refuse sizes that no blob of Caffe can have, before anything is allocated for them.
+
+    Raises:
+        ConversionError: A size is not positive, or there are more than 2^31 - 1 elements.
+    """
+    fixed = [size for size in sizes if isinstance(size, int)]
+    if any(size < 1 for size in fixed):
+        raise ConversionError(f"{layer}: {what} would have sizes {list(sizes)}; they must be positive")
+    if math.prod(fixed) > MAX_COUNT:
+        raise ConversionError(
+            f"{layer}: {what} would have {math.prod(fixed)} elements, more than a blob of Caffe can have"
+        )

@@ -4,8 +4,24 @@ from onnxaccel.converters.caffe.layers import (  # importing a family registers 
     activation,
     combine,
     convolution,
+    detection,
+    head,
     normalization,
+    pooling,
+    recurrent,
+    resize,
     shape,
 )
 
-__all__ = ["activation", "combine", "convolution", "normalization", "shape"]
+__all__ = [
+    "activation",
+    "combine",
+    "convolution",
+    "detection",
+    "head",
+    "normalization",
+    "pooling",
+    "recurrent",
+    "resize",
+    "shape",
+]
