@@ -94,10 +94,10 @@ def random_feed(
         assert value.name is not None and value.dtype is not None
         dtype = value.dtype.numpy()
         if np.issubdtype(dtype, np.bool_):
-            feed[value.name] = rng.integers(0, 2, shape).astype(np.bool_)
+            feed[value.name] = np.asarray(rng.integers(0, 2, shape), np.bool_)
         elif np.issubdtype(dtype, np.integer):
             low, high = ranges.get(value.name, (0, 2))
-            feed[value.name] = rng.integers(low, high, shape).astype(dtype)
+            feed[value.name] = np.asarray(rng.integers(low, high, shape), dtype)
         else:
-            feed[value.name] = (rng.standard_normal(shape) * scale).astype(dtype)
+            feed[value.name] = np.asarray(rng.standard_normal(shape) * scale, dtype)
     return feed

@@ -326,7 +326,7 @@ class Model:
                     f"parameter {name!r} has shape {list(tensor_of(value).shape)}, "
                     f"the weights have {list(array.shape)}"
                 )
-            value.const_value = ir.tensor(np.ascontiguousarray(array, tensor_of(value).dtype), name=name)
+            value.const_value = ir.tensor(np.asarray(array, tensor_of(value).dtype, order="C"), name=name)
 
     def infer_shapes(self) -> None:
         """Fill in types and shapes of all values by ONNX's own inference (dimensions stay symbolic)."""

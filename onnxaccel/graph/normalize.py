@@ -1,9 +1,9 @@
 """One plain form of a graph, so that the gradient rules need no branches for ONNX's many spellings.
 
 After `normalize`: functions are inlined, Constant nodes are initializers, no initializer is also an input,
-nodes stand in topological order, auto_pad is written out, BatchNormalizations share no running statistics,
-and every value that ONNX can infer has its type and shape. `differentiable` also writes out the operators
-that have no gradient rule but are made of others that have one.
+nodes stand in topological order, auto_pad is written out, BatchNormalizations share no running statistics
+by chance, and every value that ONNX can infer has its type and shape. `differentiable` also writes out the
+operators that have no gradient rule but are made of others that have one.
 """
 
 from __future__ import annotations
@@ -70,7 +70,10 @@ def _own_statistics(model: Model, node: ir.Node, index: int, role: str) -> None:
         source is not None and (producer := source.producer()) is not None and producer.op_type == "Identity"
     ):
         source = producer.inputs[0]
-    if source is None or not source.is_initializer() or (source is value and len(source.uses()) == 1):
+    if source is None or not source.is_initializer():
+        return
+    one_layer_used_twice = model.metadata.trainable is not None  # our converters merge nothing then
+    if source is value and (one_layer_used_twice or len(source.uses()) == 1):
         return
     name = f"{node.name}.{role}"
     own = ir.val(name, const_value=ir.tensor(tensor_of(source), name=name))

@@ -59,7 +59,7 @@ def to_training_form(model: Model, op: Builder, seed: int = 0) -> list[Carried]:
             _dropout_to_training(op, node, masks)
         elif node.op_type == "BatchNormalization":
             unbiased = model.metadata.running_variance == "unbiased"
-            carried += _batch_norm_to_training(op, node, unbiased)
+            _batch_norm_to_training(op, node, unbiased, carried)
     if masks.draws is not None:
         carried.append(Carried(masks.draws, op.Add(masks.draws, np.uint64(1)), np.zeros((), np.uint64)))
     return carried
@@ -120,7 +120,7 @@ def _dropout_to_training(op: Builder, node: ir.Node, masks: Masks) -> None:
     node.replace_input_with(1, factor)
 
 
-def _batch_norm_to_training(op: Builder, node: ir.Node, unbiased: bool) -> list[Carried]:
+def _batch_norm_to_training(op: Builder, node: ir.Node, unbiased: bool, carried: list[Carried]) -> None:
     momentum = float(attribute(node, "momentum", 0.9))
     x, _, _, mean, var = node.inputs
     assert x is not None and mean is not None and var is not None
@@ -130,9 +130,11 @@ def _batch_norm_to_training(op: Builder, node: ir.Node, unbiased: bool) -> list[
         )
     node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
     node.attributes["momentum"] = ir.AttrFloat32("momentum", 0.0)
-    # onnxruntime writes the two outputs over these inputs' buffers, which the blend below still has to read
-    node.replace_input_with(3, op.Mul(mean, 0.0))
-    node.replace_input_with(4, op.Mul(var, 0.0))
+    earlier = {c.old: c for c in carried if c.old in (mean, var)}  # of a layer that is used twice
+    for position, running in ((3, mean), (4, var)):
+        # onnxruntime writes the two outputs over these inputs' buffers, which the blend below still reads
+        before = earlier[running].new if running in earlier else running
+        node.replace_input_with(position, op.Mul(before, 0.0))
     node.resize_outputs(3)
     batch_mean, batch_var = node.outputs[1:]
     for output, stem in ((batch_mean, "batch_mean"), (batch_var, "batch_var")):
@@ -145,10 +147,9 @@ def _batch_norm_to_training(op: Builder, node: ir.Node, unbiased: bool) -> list[
         # one value per channel has no unbiased variance; it is left as it is
         fresh_var = op.Mul(batch_var, op.Div(count, op.Max(op.Sub(count, 1.0), 1.0)))
 
-    def blend(running: ir.Value, batch: ir.Value) -> ir.Value:
-        return op.Add(op.Mul(running, momentum), op.Mul(batch, 1.0 - momentum))
-
-    return [
-        Carried(mean, blend(mean, batch_mean), tensor_of(mean)),
-        Carried(var, blend(var, fresh_var), tensor_of(var)),
-    ]
+    for running, batch in ((mean, batch_mean), (var, fresh_var)):
+        before = earlier[running].new if running in earlier else running
+        # a factor of 0 would make one node of this product and of the one above, whose buffer is written over
+        new = op.Add(op.Mul(before, momentum), op.Mul(batch, 1.0 - momentum)) if momentum else batch
+        carried[:] = [c for c in carried if c.old is not running]
+        carried.append(Carried(running, new, tensor_of(running)))

@@ -159,6 +159,25 @@ def test_several_inputs_keywords_and_nested_outputs() -> None:
     np.testing.assert_allclose(actual["pooled.1"], expected["pooled"][1].detach(), rtol=1e-5, atol=1e-6)
 
 
+class Returns(nn.Linear):
+    """Returns its input, a parameter, one tensor twice and a number besides the result."""
+
+    def forward(self, x: Any) -> Any:
+        y = super().forward(x)
+        return {"y": y, "x": x, "again": y, "weight": self.weight, "count": 3, "nothing": None}
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_names_are_kept_whatever_is_returned(trainable: bool) -> None:
+    module, x = Returns(3, 2), torch.randn(4, 3)
+    model = oa.convert(module, x, trainable=trainable)
+    assert (model.input_names(), model.output_names()) == (["x"], ["y", "output_x", "again", "output_weight"])
+    assert set(model.weights()) == {"weight", "bias"}
+    actual, expected = Session(model).run({"x": x.numpy()}), module(x)
+    for name in model.output_names():
+        np.testing.assert_allclose(actual[name], expected[name.removeprefix("output_")].detach(), rtol=1e-6)
+
+
 class Branch(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * 2 if bool(x.sum() > 0) else x - 1

@@ -61,6 +61,20 @@ class Sentence(nn.Module):
         return self.head(self.recurrent(attended)[0][:, -1])
 
 
+class Shared(nn.Module):
+    """One block in two places, a scalar parameter, running statistics that are the last batch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.Sequential(nn.Linear(6, 6, bias=False), nn.BatchNorm1d(6, momentum=0.3), nn.Tanh())
+        self.first, self.second = block, block
+        self.last_batch, self.scale = nn.BatchNorm1d(6, momentum=1.0), nn.Parameter(torch.tensor(1.5))
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.last_batch(x + self.scale * self.second(self.first(x))))
+
+
 SGD = (
     lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=1e-3),
     lambda: oa.optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-3),
@@ -77,6 +91,7 @@ ADAMW = (
     [
         (ConvNet, lambda: torch.randn(16, 3, 12, 12)),
         (Sentence, lambda: torch.randint(0, 50, (16, 6))),
+        (Shared, lambda: torch.randn(16, 6)),
     ],
 )
 def test_training_equals_torch_and_comes_back(
@@ -140,8 +155,10 @@ def test_dropout_in_training_draws_from_torchs_distribution(layer: type[Any]) ->
     dropout, x = layer(0.3), torch.full((64, 50, 4, 4), 1.5)
     model = oa.convert(nn.Sequential(nn.Identity(), dropout), x[:2], trainable=True)
     normalize(model)
-    to_training_form(model, Builder(model.graph, prefix="step"), seed=1)
-    actual = Session(model).run({model.input_names()[0]: x.numpy()})["output"]
+    (draws,) = to_training_form(model, Builder(model.graph, prefix="step"), seed=1)
+    model.graph.inputs.append(draws.old)
+    feed = {model.input_names()[0]: x.numpy(), model.input_names()[1]: draws.start}
+    actual = Session(model).run(feed)["output"]
 
     values = np.unique(dropout.train()(x).numpy().round(5))
     np.testing.assert_allclose(np.unique(actual.round(5)), values, atol=2e-5)
@@ -167,19 +184,30 @@ class WithoutGradient(Detached):
         return self.second(x)
 
 
+class Item(Detached):
+    def forward(self, x: Any) -> Any:
+        x = self.first(x)
+        return self.second(x * x.sum().item())
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [
         (Detached(), "stops a gradient"),
         (WithoutGradient(), "stops a gradient"),
+        (Item(), "stops a gradient"),
         (nn.utils.parametrizations.spectral_norm(nn.Linear(3, 2)), "stops a gradient"),
         (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, momentum=None)), "momentum=None"),
+        (nn.Sequential(nn.Conv1d(3, 4, 1), nn.InstanceNorm1d(4, track_running_stats=True)), "InstanceNorm"),
+        (nn.Sequential(nn.Embedding(9, 4, scale_grad_by_freq=True), nn.Linear(4, 2)), "scale_grad_by_freq"),
     ],
 )
 def test_what_onnx_would_train_otherwise_is_refused(module: Any, message: str) -> None:
-    oa.convert(module, torch.randn(2, 3))
+    example = {"InstanceNorm": torch.randn(2, 3, 5), "scale_grad_by_freq": torch.randint(0, 9, (2, 3))}
+    x = example.get(message, torch.randn(2, 3))
+    oa.convert(module, x)
     with pytest.raises(oa.AccelError, match=message):
-        oa.convert(module, torch.randn(2, 3), trainable=True)
+        oa.convert(module, x, trainable=True)
 
 
 def test_a_stopped_gradient_of_no_parameter_is_no_obstacle() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ import onnx_ir as ir
 
 from onnxaccel.converters.pytorch.archive import first_line
 from onnxaccel.converters.pytorch.example import Example
+from onnxaccel.converters.pytorch.signature import restore_names, tidy
 from onnxaccel.converters.pytorch.substitutes import substitutes
-from onnxaccel.converters.pytorch.trainable import refuse_stopped_gradients, to_trainable
+from onnxaccel.converters.pytorch.trainable import refuse_what_trains_otherwise, to_trainable
 from onnxaccel.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -107,7 +109,8 @@ def export_program(program: ExportedProgram, opset: int, trainable: bool) -> tup
     import torch
 
     if trainable:
-        refuse_stopped_gradients(program)
+        refuse_what_trains_otherwise(program)
+    tidy(program)
     try:
         with quiet(), torch.no_grad():
             exported = torch.onnx.export(
@@ -119,11 +122,18 @@ def export_program(program: ExportedProgram, opset: int, trainable: bool) -> tup
                 verbose=False,
             )
     except Exception as error:
-        cause = error.__cause__ or error
-        raise ConversionError(f"torch.onnx cannot export the module: {first_line(cause)}") from None
+        raise ConversionError(_without_form(error.__cause__ or error)) from None
     assert exported is not None
     model = exported.model
+    restore_names(model, program)
     return model, to_trainable(model, program) if trainable else []
+
+
+def _without_form(error: BaseException) -> str:
+    operator = re.search(r"target=torch\.ops\.([\w.]+)\]", str(error))
+    if operator:
+        return f"torch.onnx has no ONNX form of {operator[1]}; write that part with other operators"
+    return f"torch.onnx cannot export the module: {first_line(error)}"
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxaccel.converters.pytorch.signature import restore_names
 from onnxaccel.errors import ConversionError
 from onnxaccel.graph.rules.indexing import PADDING_ROW
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
+
+_STOPS = ("aten.detach", "aten.item", "aten._local_scalar_dense")
+"""Operators that let no gradient through, on purpose."""
 
 
 def to_trainable(model: ir.Model, program: ExportedProgram) -> list[str]:
@@ -34,19 +38,21 @@ def to_trainable(model: ir.Model, program: ExportedProgram) -> list[str]:
 
     graph = model.graph
     names = {spec.target for spec in program.graph_signature.input_specs if spec.target is not None}
-    weights = {n: v.const_value for n, v in graph.initializers.items() if n in names}
-    values = [graph.initializers.pop(name) for name in weights]
-    for value in values:
+    weights = {v: v.const_value for n, v in graph.initializers.items() if n in names}
+    for value in weights:
+        assert value.name is not None
+        del graph.initializers[value.name]
         value.const_value = None
         graph.inputs.append(value)
     for index, node in enumerate(n for n in graph.all_nodes() if n.op_type == "Dropout"):
         _set_training(node, index)
     optimizer.optimize_ir(model)
-    for value in values:
+    for value, weight in weights.items():
         graph.inputs.remove(value)
+        value.const_value = weight
         assert value.name is not None
-        value.const_value = weights[value.name]
         graph.initializers[value.name] = value
+    restore_names(model, program)  # the optimizer gives a weight's name to an output that is that weight
     random = next((node for node in graph.all_nodes() if node.op_type in _RANDOM), None)
     if random is not None:
         raise ConversionError(
@@ -76,11 +82,11 @@ def refuse_cumulative_average(module: torch.nn.Module) -> None:
             )
 
 
-def refuse_stopped_gradients(program: ExportedProgram) -> None:
-    """Refuse a traced module that keeps a gradient from a trainable parameter by detach() or no_grad().
+def refuse_what_trains_otherwise(program: ExportedProgram) -> None:
+    """Refuse a traced module for whose gradients or statistics ONNX has no operator.
 
-    ONNX has no operator for that: the gradient would flow on, and training would silently differ from
-    torch's.
+    A gradient that torch keeps from a trainable parameter (detach, no_grad, item) would flow on, and training
+    would silently differ from torch's.
 
     Raises:
         ConversionError: There is such a place.
@@ -88,19 +94,26 @@ def refuse_stopped_gradients(program: ExportedProgram) -> None:
     parameters = program.graph_signature.inputs_to_parameters
     reached = set()
     for node in program.graph.nodes:
+        target = str(node.target)
+        if target == "aten.instance_norm.default" and node.args[3] is not None:
+            raise ConversionError(
+                "an InstanceNorm with track_running_stats=True normalises otherwise in training than in "
+                "inference, for which ONNX has no operator; convert the module for inference only"
+            )
+        if target == "aten.embedding.default" and len(node.args) > 3 and node.args[3]:
+            raise ConversionError(
+                "an Embedding with scale_grad_by_freq=True divides its gradient by the rows' counts, for "
+                "which ONNX has no operator; set it to False, or convert the module for inference only"
+            )
         if node.op == "placeholder" and node.name in parameters:
             if program.state_dict[parameters[node.name]].requires_grad:
                 reached.add(node)
         elif reached.intersection(node.all_input_nodes):
-            target = str(node.target)
-            if target.startswith("aten.detach") or (
-                target == "wrap_with_set_grad_enabled" and not node.args[0]
-            ):
+            if target.startswith(_STOPS) or (target == "wrap_with_set_grad_enabled" and not node.args[0]):
                 raise ConversionError(
-                    f"the module stops a gradient in its forward (detach or no_grad, at {node.name!r}), "
-                    f"for which ONNX "
-                    f"has no operator, so its training would differ from torch's; convert it for "
-                    f"inference only"
+                    f"the module stops a gradient in its forward (detach, no_grad, item: {node.name!r}), "
+                    f"for which ONNX has no operator, so its training would differ from torch's; convert it "
+                    f"for inference only"
                 )
             reached.add(node)
 

@@ -33,6 +33,8 @@ def gather(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
         zeros = op.Transpose(zeros, perm=[axis, *(i for i in range(rank) if i != axis)])
         lead = range(axis, axis + k)
         dy = op.Transpose(dy, perm=[*lead, *(i for i in range(rank - 1 + k) if i not in lead)])
+    if indices.dtype != ir.DataType.INT64:  # all that ScatterND takes
+        indices = op.Cast(indices, to=ir.DataType.INT64.value)
     dx = op.ScatterND(zeros, op.Unsqueeze(indices, [-1]), dy, reduction="add")
     return op.Transpose(dx, perm=[*range(1, axis + 1), 0, *range(axis + 1, rank)]) if axis else dx
 
