@@ -20,7 +20,6 @@ import torch
 import onnxaccel as oa
 from onnxaccel import models
 from onnxaccel.graph.model import Model
-from onnxaccel.runtime.checkpoint import FILE
 
 DIGITS = "sklearn:digits"
 
@@ -234,7 +233,7 @@ def test_interrupt_saves_and_resume_ends_with_the_same_weights(mlp: Path, tmp_pa
     command = [sys.executable, "-m", "onnxaccel", "train", str(mlp), *settings, "-o", str(resumed)]
     process = subprocess.Popen([*command, "--checkpoint", str(checkpoint)], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (checkpoint / FILE).exists() and time.monotonic() < deadline:
+    while not list(checkpoint.glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -257,6 +256,6 @@ def test_a_checkpoint_of_another_model_is_refused(mlp: Path, tmp_path: Path) -> 
     assert done.returncode == 1 and "checkpoint is of another model: 'fc3.weight'" in done.stderr
     damaged = tmp_path / "d"
     shutil.copytree(tmp_path / "c", damaged)
-    os.truncate(damaged / FILE, 1000)
+    os.truncate(max(damaged.glob("step-*")), 1000)
     done = run("train", mlp, "--data", DIGITS, "--checkpoint", damaged, "--resume", "-o", tmp_path / "p")
     assert done.returncode == 1 and "damaged" in done.stderr

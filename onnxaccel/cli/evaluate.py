@@ -19,6 +19,7 @@ from onnxaccel.cli.options import (
     Scale,
     StrictEp,
     Threads,
+    names,
     provider_of,
     with_preprocessing,
 )
@@ -35,6 +36,7 @@ def evaluate(
     ep_option: EpOption = None,
     strict_ep: StrictEp = False,
     threads: Threads = 0,
+    metrics: Annotated[str, typer.Option(help="Further metrics: top5, mae, confusion.")] = "",
     mean: Mean = None,
     scale: Scale = None,
     layout: Layout = None,
@@ -51,11 +53,18 @@ def evaluate(
         ep=provider_of(ep, ep_option, strict_ep),
         batch_size=batch_size,
         threads=threads,
+        metrics=names(metrics),
     )
+    document = asdict(found)
+    further = document.pop("metrics")
     if json_:
-        print_json(asdict(found))
-    else:
-        show("Evaluation", ("", ""), [(key.replace("_", " "), value) for key, value in asdict(found).items()])
+        print_json(document | ({"metrics": further} if further else {}))
+        return
+    confusion = further.pop("confusion", None)
+    show("Evaluation", ("", ""), [(key.replace("_", " "), v) for key, v in (document | further).items()])
+    if confusion is not None:
+        columns = ["class", *(str(c) for c in range(len(confusion)))]
+        show("Confusion: true class by predicted", columns, [(c, *row) for c, row in enumerate(confusion)])
 
 
 @app.command()

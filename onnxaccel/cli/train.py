@@ -22,6 +22,7 @@ from onnxaccel.cli.options import (
     StrictEp,
     Threads,
     group_of,
+    names,
     provider_of,
     settings_of,
     with_preprocessing,
@@ -66,8 +67,37 @@ def train(
     ep_option: EpOption = None,
     strict_ep: StrictEp = False,
     threads: Threads = 0,
+    schedule: Annotated[
+        str,
+        typer.Option(help="constant, step, multistep, exponential, polynomial, cosine, one_cycle, plateau."),
+    ] = "constant",
+    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.", min=0)] = 0,
+    schedule_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A setting of the schedule; repeatable.")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror half of the images.")] = False,
+    crop: Annotated[int, typer.Option(help="Pad images by so many pixels and crop at random.", min=0)] = 0,
+    brightness: Annotated[float, typer.Option(help="Strength of random brightness, 0 to 1.")] = 0.0,
+    contrast: Annotated[float, typer.Option(help="Strength of random contrast, 0 to 1.")] = 0.0,
+    saturation: Annotated[float, typer.Option(help="Strength of random saturation, 0 to 1.")] = 0.0,
+    metrics: Annotated[str, typer.Option(help="Further metrics of --val: top5, mae, confusion.")] = "",
+    monitor: Annotated[
+        str | None, typer.Option(help="What the best epoch is chosen by; val_loss where there is --val.")
+    ] = None,
+    early_stopping: Annotated[
+        int | None, typer.Option(metavar="EPOCHS", help="Stop after so many epochs without a better.", min=1)
+    ] = None,
+    min_delta: Annotated[float, typer.Option(help="By how much an epoch must be better.", min=0)] = 0.0,
+    best: Annotated[
+        bool, typer.Option("--best", help="Export the best epoch's weights; early stopping always does.")
+    ] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Folder to save the state in.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(metavar="STEPS", help="Also save within an epoch.", min=1)
+    ] = None,
+    keep: Annotated[int, typer.Option(help="How many of the newest checkpoints to keep.", min=1)] = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    logdir: Annotated[Path | None, typer.Option(help="Write TensorBoard scalars to this folder.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the data's order and of Dropout.")] = 0,
     mean: Mean = None,
     scale: Scale = None,
@@ -76,8 +106,11 @@ def train(
     json_: Json = False,
 ) -> None:
     """Train a model on onnxruntime."""
+    from onnxaccel.data import Augmentation
+    from onnxaccel.graph import schedules
     from onnxaccel.graph.optimizers import NO_DECAY_ON_BIAS_AND_NORM, create
     from onnxaccel.report.terminal import EpochDisplay, show_epochs
+    from onnxaccel.runtime.history import Monitor
     from onnxaccel.runtime.trainer import Trainer
 
     target = writable(output or model.with_suffix(".trained.onnx"))
@@ -94,19 +127,31 @@ def train(
         seed=seed,
         threads=threads,
     )
+    options = settings_of(",".join(schedule_option or ()), "--schedule-option") if schedule_option else {}
+    augmentation = Augmentation(flip, crop, brightness, contrast, saturation)
     with EpochDisplay(epochs) as display:
         history = trainer.fit(
             data,
             val,
             epochs=epochs,
             batch_size=batch_size,
+            schedule=schedules.create(schedule, warmup=warmup, **options),
+            augmentation=augmentation if augmentation != Augmentation() else None,
+            metrics=names(metrics),
+            monitor=Monitor(monitor, early_stopping, min_delta),
             checkpoint_folder=checkpoint,
+            checkpoint_every=checkpoint_every,
+            keep=keep,
             resume=resume,
+            logdir=logdir,
             on_tick=display.tick,
         )
+    if best or early_stopping is not None:
+        trainer.keep_best()
     trainer.export(target)
     if json_:
-        print_json(asdict(history) | {"output": str(target)})
+        epochs_ = [{k: v for k, v in asdict(e).items() if k != "metrics" or v} for e in history.epochs]
+        print_json(asdict(history) | {"epochs": epochs_, "output": str(target)})
     else:
         show_epochs(history.epochs)
         print(f"{history.samples_per_second:,.0f} samples/s on {history.provider}; trained model: {target}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxaccel.data.augment import Augmentation
 from onnxaccel.data.dataset import Arrays, Dataset
 from onnxaccel.data.loader import Batch, Loader
 from onnxaccel.data.prepare import Preparation, Targets
@@ -19,6 +20,7 @@ Source = str | Dataset | tuple[npt.NDArray[Any], npt.NDArray[Any]]
 """Data: a SPEC, a data set, or a pair of arrays (x, y)."""
 
 __all__ = [
+    "Augmentation",
     "Batch",
     "Dataset",
     "Loader",
@@ -54,10 +56,13 @@ def batches(
     epoch: int = 0,
     loss: str | None = None,
     shuffle: bool = True,
+    augmentation: Augmentation | None = None,
 ) -> Loader:
     """One pass over ``source`` in batches that fit ``model`` and, where given, ``loss``; see `Loader`."""
     targets = Targets.of(model, loss) if loss is not None else None
-    return Loader(as_dataset(source), Preparation.of(model), batch_size, seed, epoch, targets, shuffle)
+    return Loader(
+        as_dataset(source), Preparation.of(model), batch_size, seed, epoch, targets, shuffle, augmentation
+    )
 
 
 def label_kind(source: Source) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from onnxaccel.data.augment import Augmentation
 from onnxaccel.data.dataset import Array, Dataset
 from onnxaccel.data.prepare import Preparation, Targets
 
@@ -34,6 +35,7 @@ class Loader:
         epoch: The number of the pass; each one has its own order, a pure function of seed and epoch.
         targets: Turns targets into what the loss takes; None: they are given as they are.
         shuffle: Whether training takes the samples in a random order.
+        augmentation: Random changes to images in training.
     """
 
     dataset: Dataset
@@ -43,6 +45,7 @@ class Loader:
     epoch: int = 0
     targets: Targets | None = None
     shuffle: bool = True
+    augmentation: Augmentation | None = None
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -86,6 +89,11 @@ class Loader:
                     return
                 indices = order[start : start + self.batch_size]
                 x, y = self.dataset.take(indices, self.preparation.size)
+                if self.augmentation is not None and self.seed is not None:
+                    planar = self.preparation.is_planar(x)
+                    images = x.transpose(0, 2, 3, 1) if planar else x
+                    images = self.augmentation(images, indices, self.seed, self.epoch, self.dataset.source)
+                    x = images.transpose(0, 3, 1, 2) if planar else images
                 if self.targets is not None:
                     y = self.targets(y, indices, self.dataset.source)
                 rng = None if self.seed is None else np.random.default_rng([self.seed, self.epoch, start])

@@ -81,7 +81,7 @@ class Preparation:
         scale = self.settings.scale
         if scale is None:
             scale = 1 / 255 if raw.dtype == np.uint8 else 1.0
-        planar = self._is_planar(raw)
+        planar = self.is_planar(raw)
         image = raw.ndim == 4 and not planar
         if image:
             raw = self._with_channels(raw, source)
@@ -104,7 +104,7 @@ class Preparation:
             return self.settings.layout == "NCHW"
         return not (self.dims[3] in (1, 3) and self.dims[1] not in (1, 3))
 
-    def _is_planar(self, raw: Array) -> bool:
+    def is_planar(self, raw: Array) -> bool:
         """Whether 4-D samples are [N, C, H, W] already, as arrays made for the model are."""
         if raw.ndim != 4 or len(self.dims) != 4 or not self._channels_first():
             return False

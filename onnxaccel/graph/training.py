@@ -23,6 +23,7 @@ from onnxaccel.graph.update import check_groups, update
 LEARNING_RATE = "onnxaccel.learning_rate"
 LOSS = "onnxaccel.loss"
 CORRECT = "onnxaccel.correct"
+SCORES = "onnxaccel.scores"
 
 
 @dataclass
@@ -104,13 +105,14 @@ def training_step(
     )
 
 
-def evaluation_step(model: Model, loss_name: str, fed: Sequence[str] = ()) -> Model:
+def evaluation_step(model: Model, loss_name: str, fed: Sequence[str] = (), *, scores: bool = False) -> Model:
     """Build the graph that evaluates one batch: "loss", and "correct" for losses over class labels.
 
     Args:
         model: The model in inference form; not changed.
         loss_name: A name of `onnxaccel.graph.losses.loss`.
         fed: Names of initializers to turn into inputs, so that a trainer can evaluate weights where they lie.
+        scores: Also give SCORES, which metrics are computed from: the class scores, or the predicted values.
 
     Returns:
         A graph with the model's inputs, TARGET and ``fed`` as inputs.
@@ -126,6 +128,8 @@ def evaluation_step(model: Model, loss_name: str, fed: Sequence[str] = ()) -> Mo
     outputs = {LOSS: result.value}
     if loss_name in CLASS_LABELS:
         outputs[CORRECT] = correct(op, result.scores, target)
+    if scores:
+        outputs[SCORES] = result.scores if loss_name in CLASS_LABELS else model.outputs[0]
     held = [model.graph.initializers[name] for name in fed]
     _set_interface(model, [*model.inputs, target], held, outputs)
     prune(model)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from onnxaccel.graph.inspect import Inspection, Tensor
 from onnxaccel.runtime.environment import Environment
-from onnxaccel.runtime.trainer import Epoch, Tick
+from onnxaccel.runtime.history import Epoch, Tick
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

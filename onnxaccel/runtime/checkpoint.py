@@ -1,14 +1,21 @@
-"""Checkpoints: one safetensors file with the tensors and, in its header, the rest as JSON.
+"""Checkpoints: a folder of safetensors files, each with its tensors and, in its header, the rest as JSON.
 
-One file, so that a checkpoint is whole or absent: it is written beside its place, flushed, and renamed.
+    step-000001200.safetensors   the newest ones
+    best.safetensors             the one after the best epoch so far
+    lock                         held by the training that writes here
+
+A checkpoint is one file, so that it is whole or absent: it is written beside its place, flushed, and renamed.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +27,13 @@ from safetensors.numpy import save_file
 from onnxaccel.errors import CheckpointError, OutputError
 from onnxaccel.graph.model import atomic_folder
 
-FILE = "checkpoint.safetensors"
-"""The file's name inside the checkpoint folder."""
+BEST = "best.safetensors"
+"""The file that holds the checkpoint after the best epoch."""
 
 _KEY = "onnxaccel"
+_LOCK = "lock"
+
+State = dict[str, npt.NDArray[Any]]
 
 
 @dataclass
@@ -34,53 +44,127 @@ class Progress:
         epoch: Epochs finished.
         batch: Batches finished of the epoch after those.
         steps: Steps since the start.
-        seed: The seed that the order of the data is drawn from.
-        batch_size: Samples per batch.
-        optimizer: The optimizer and its settings, as text.
-        loss: The loss's name.
+        settings: What a resumed training must have in common with this one, as text by name.
         history: One dictionary per finished epoch.
         partial: Running sums of the epoch under way.
     """
 
-    epoch: int
-    batch: int
-    steps: int
-    seed: int
-    batch_size: int
-    optimizer: str
-    loss: str
-    history: list[dict[str, Any]]
-    partial: dict[str, float]
+    epoch: int = 0
+    batch: int = 0
+    steps: int = 0
+    settings: dict[str, str] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    partial: dict[str, float] = field(default_factory=dict)
 
 
-def save(folder: Path, state: Mapping[str, npt.NDArray[Any]], progress: Progress) -> Path:
-    """Write a checkpoint, replacing the one before only when it is whole.
+class Checkpoints:
+    """A folder of checkpoints; `held` locks it for the one training that writes to it.
 
-    Raises:
-        OutputError: The folder cannot be written.
+    Args:
+        folder: The folder; made when it is held.
+        keep: How many of the newest checkpoints to keep, beside the best one.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(folder) as scratch:
-            tensors = {name: np.array(array, order="C") for name, array in state.items()}
-            save_file(tensors, scratch / FILE, metadata={_KEY: json.dumps(asdict(progress))})
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{folder}: the checkpoint cannot be written ({error})") from None
-    return folder / FILE
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
+        self.folder = Path(folder)
+        self.keep = keep
+        self._ours: list[Path] = []
+
+    @contextmanager
+    def held(self, resume: bool) -> Iterator[None]:
+        """Hold the folder's lock, which ends with the process, however that ends.
+
+        Args:
+            resume: Whether the checkpoints that are there are gone on from; else the first one saved takes
+                the place of them all.
+
+        Raises:
+            CheckpointError: Another training holds it, or there is nothing to resume.
+            OutputError: The folder cannot be written.
+        """
+        if resume:
+            self._ours = self._numbered()
+            if not self._ours:
+                raise CheckpointError(f"{self.folder}: no checkpoint in it; start without --resume")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder}: checkpoints cannot be written ({error.strerror or error})"
+            ) from None
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.pread(lock, 64, 0).decode("ascii", "replace").strip()
+                raise CheckpointError(
+                    f"{self.folder}: another training (process {holder}) writes its checkpoints here; "
+                    "give each training a folder of its own"
+                ) from None
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            for scratch in self.folder.glob(".onnxaccel-*"):  # of a training that was killed while it wrote
+                shutil.rmtree(scratch, ignore_errors=True)
+            yield
+        finally:
+            os.close(lock)
+
+    def save(self, state: Mapping[str, npt.NDArray[Any]], progress: Progress, *, best: bool = False) -> None:
+        """Write a checkpoint, and remove those that are not to be kept once it is whole.
+
+        Args:
+            state: Everything that is carried from step to step.
+            progress: Where the training stands.
+            best: Also keep it as the best one.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        path = self.folder / f"step-{progress.steps:09d}.safetensors"
+        tensors = {name: np.array(array, order="C") for name, array in state.items()}
+        header = {_KEY: json.dumps(asdict(progress))}
+        stale = [] if self._ours else [*self._numbered(), self.folder / BEST]
+        try:
+            with atomic_folder(self.folder) as scratch:
+                for name in [path.name, BEST] if best else [path.name]:
+                    save_file(tensors, scratch / name, metadata=header)
+                for old in stale:  # of another training, and perhaps of more steps than this one
+                    old.unlink(missing_ok=True)
+            self._ours = [*(p for p in self._ours if p != path), path]
+            for old in self._ours[: -self.keep]:
+                old.unlink(missing_ok=True)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"{self.folder}: the checkpoint cannot be written ({error})") from None
+        self._ours = self._ours[-self.keep :]
+
+    def latest(self) -> tuple[State, Progress]:
+        """The newest checkpoint.
+
+        Raises:
+            CheckpointError: It is damaged.
+        """
+        return _load(self._ours[-1])
+
+    def best(self) -> State | None:
+        """The tensors of the best checkpoint, or None where there is none.
+
+        Raises:
+            CheckpointError: It is damaged.
+        """
+        path = self.folder / BEST
+        return _load(path)[0] if path.is_file() else None
+
+    def _numbered(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.safetensors"))
 
 
-def load(folder: Path) -> tuple[dict[str, npt.NDArray[Any]], Progress]:
-    """Read a checkpoint.
-
-    Raises:
-        CheckpointError: There is none, or it is damaged.
-    """
-    path = folder / FILE
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: no checkpoint in it; start without --resume")
+def _load(path: Path) -> tuple[State, Progress]:
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             progress = Progress(**json.loads(file.metadata()[_KEY]))
             return {name: file.get_tensor(name) for name in file.keys()}, progress
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); remove it and train again") from None
+        raise CheckpointError(
+            f"{path}: damaged ({error}); remove it, to go on from the one before or to train again"
+        ) from None

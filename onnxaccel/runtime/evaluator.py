@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from onnxaccel.errors import DataError
 from onnxaccel.graph.autodiff import as_model
 from onnxaccel.graph.losses import TARGET
 from onnxaccel.graph.model import Model
-from onnxaccel.graph.training import CORRECT, LOSS, evaluation_step
+from onnxaccel.graph.training import CORRECT, LOSS, SCORES, evaluation_step
+from onnxaccel.runtime.metrics import made
 from onnxaccel.runtime.providers import Provider
 from onnxaccel.runtime.session import Session, provider_for, short
 
@@ -35,6 +36,7 @@ class Evaluation:
         samples: Number of samples.
         samples_per_second: Throughput, reading the data included.
         provider: The execution provider.
+        metrics: The other metrics asked for, by name.
     """
 
     loss: float
@@ -42,6 +44,7 @@ class Evaluation:
     samples: int
     samples_per_second: float
     provider: str
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -51,18 +54,25 @@ class Evaluator:
         graph: A graph made by `onnxaccel.graph.training.evaluation_step`.
         provider: Where to run.
         threads: Threads within an operator; 0 leaves it to onnxruntime.
+        metrics: Names of `onnxaccel.runtime.metrics.metric`; the graph must give SCORES for any.
     """
 
-    def __init__(self, graph: Model, provider: Provider, threads: int = 0) -> None:
+    def __init__(
+        self, graph: Model, provider: Provider, threads: int = 0, metrics: Sequence[str] = ()
+    ) -> None:
         self._session = Session(graph, provider, threads)
+        self._metrics = list(metrics)
 
     def run(self, data: Iterable[Batch], weights: Mapping[str, ort.OrtValue] | None = None) -> Evaluation:
         """Evaluate all batches of ``data``; ``weights`` are values for the graph's fed initializers."""
         started = time.perf_counter()
         loss = right = 0.0
         samples = 0
+        metrics = made(self._metrics)
         for feed, target in data:
             results = self._batch(feed, target, weights or {})
+            for metric in metrics.values():
+                metric.add(results[SCORES], target)
             loss += float(results[LOSS]) * len(target)
             right += float(results.get(CORRECT, math.nan))
             samples += len(target)
@@ -70,7 +80,14 @@ class Evaluator:
             raise DataError("there is no sample to evaluate")
         seconds = time.perf_counter() - started
         accuracy = None if math.isnan(right) else right / samples
-        return Evaluation(loss / samples, accuracy, samples, samples / seconds, self._session.provider.name)
+        return Evaluation(
+            loss / samples,
+            accuracy,
+            samples,
+            samples / seconds,
+            self._session.provider.name,
+            {name: metric.value() for name, metric in metrics.items()},
+        )
 
     def _batch(
         self, feed: dict[str, npt.NDArray[Any]], target: npt.NDArray[Any], weights: Mapping[str, ort.OrtValue]
@@ -98,6 +115,7 @@ def evaluate(
     ep: str | Provider = "auto",
     batch_size: int = 256,
     threads: int = 0,
+    metrics: Sequence[str] = (),
 ) -> Evaluation:
     """Loss and accuracy of a model over a data set.
 
@@ -108,6 +126,7 @@ def evaluate(
         ep: The execution provider; "auto": the one that `optimize` found best, else the best usable one.
         batch_size: Samples per batch.
         threads: Threads within an operator; 0 leaves it to onnxruntime.
+        metrics: Further metrics: "top5", "mae", "confusion".
 
     Raises:
         DataError: The data is unreadable, empty or does not fit the model.
@@ -115,5 +134,7 @@ def evaluate(
     """
     model = as_model(model)
     loss = loss or label_kind(data)
-    graph = evaluation_step(model, loss)
-    return Evaluator(graph, provider_for(model, ep), threads).run(batches(data, model, batch_size, loss=loss))
+    made(metrics)  # refuses an unknown name before anything runs
+    graph = evaluation_step(model, loss, scores=bool(metrics))
+    evaluator = Evaluator(graph, provider_for(model, ep), threads, metrics)
+    return evaluator.run(batches(data, model, batch_size, loss=loss))

@@ -91,8 +91,11 @@ class Stepper:
         """Set everything that is carried.
 
         Raises:
-            ModelError: A tensor is missing or has another shape or type.
+            ModelError: A tensor is missing or too many, or has another shape or type.
         """
+        for name in state:
+            if name not in self.step.initial:
+                raise ModelError(f"the state also has {name!r}, which this training does not change")
         for name, start in self.step.initial.items():
             array = state.get(name)
             if array is None:

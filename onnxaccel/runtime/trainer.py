@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,69 +14,43 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from onnxaccel.data import Dataset, Source, as_dataset, batches
+from onnxaccel.data import Augmentation, Dataset, Source, as_dataset, batches
 from onnxaccel.errors import CheckpointError, ModelError, ProviderError, TrainingError
 from onnxaccel.graph.autodiff import as_model
 from onnxaccel.graph.losses import CLASS_LABELS
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.normalize import normalize
 from onnxaccel.graph.optimizers import AdamW, Optimizer
+from onnxaccel.graph.schedules import Constant, Moment, Schedule, create
 from onnxaccel.graph.training import CORRECT, evaluation_step, training_step
-from onnxaccel.runtime import checkpoint
+from onnxaccel.runtime.checkpoint import Checkpoints, Progress
 from onnxaccel.runtime.evaluator import Evaluation, Evaluator
+from onnxaccel.runtime.history import Epoch, History, Monitor, Tick
+from onnxaccel.runtime.interrupt import Impatient, Interruption
+from onnxaccel.runtime.metrics import made
 from onnxaccel.runtime.providers import Provider, resolve
 from onnxaccel.runtime.stepper import Stepper
+from onnxaccel.runtime.tensorboard import Scalars
 
 Inputs = npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | Mapping[str, npt.NDArray[Any]]
 """A batch of inputs: one array, one per input in order, or by name."""
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave.
+class _Run:
+    """What one call of `Trainer.fit` trains with."""
 
-    Attributes:
-        loss: Mean training loss per sample.
-        accuracy: Share of right predictions while training, or None where there are no classes.
-        val_loss: Mean loss over the validation set, or None without one.
-        val_accuracy: Accuracy over the validation set, or None.
-        seconds: Wall time of the epoch, validation left out.
-    """
-
-    loss: float
-    accuracy: float | None
-    val_loss: float | None
-    val_accuracy: float | None
-    seconds: float
-
-
-@dataclass
-class History:
-    """What a training gave.
-
-    Attributes:
-        epochs: One entry per epoch.
-        steps: Steps taken since the start.
-        samples_per_second: Throughput of training, reading the data included.
-        provider: The execution provider.
-        engine: The training engine.
-    """
-
-    epochs: list[Epoch] = field(default_factory=list)
-    steps: int = 0
-    samples_per_second: float = 0.0
-    provider: str = "cpu"
-    engine: str = "graph"
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Progress within an epoch, for a display: 0-based epoch, batches done and in all, running mean loss."""
-
-    epoch: int
-    batch: int
-    batches: int
-    loss: float
+    train: Dataset
+    validation: Dataset | None
+    batch_size: int
+    schedule: Schedule
+    augmentation: Augmentation | None
+    store: Checkpoints | None
+    checkpoint_every: int | None
+    metrics: Sequence[str]
+    interruption: Interruption
+    scalars: Scalars | None
+    on_tick: Callable[[Tick], None]
 
 
 class Trainer:
@@ -118,8 +93,9 @@ class Trainer:
         step = training_step(self._model, loss, self.optimizer, metrics=metrics, seed=seed)
         self._stepper = Stepper(step, self.provider, threads)
         self._step = step
-        self._evaluator: Evaluator | None = None
-        self._progress = checkpoint.Progress(0, 0, 0, seed, 0, repr(self.optimizer), loss, [], {})
+        self._evaluators: dict[tuple[str, ...], Evaluator] = {}
+        self._progress = Progress()
+        self._best: dict[str, npt.NDArray[Any]] | None = None
 
     @property
     def parameters(self) -> list[str]:
@@ -149,8 +125,15 @@ class Trainer:
         *,
         epochs: int = 5,
         batch_size: int = 64,
+        schedule: Schedule | str | None = None,
+        augmentation: Augmentation | None = None,
+        metrics: Sequence[str] = (),
+        monitor: Monitor | None = None,
         checkpoint_folder: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        keep: int = 2,
         resume: bool = False,
+        logdir: str | os.PathLike[str] | None = None,
         on_tick: Callable[[Tick], None] = lambda tick: None,
         on_epoch: Callable[[int, Epoch], None] = lambda number, epoch: None,
     ) -> History:
@@ -161,59 +144,103 @@ class Trainer:
             validation: The same, evaluated after each epoch.
             epochs: Epochs in all, those before a resume included.
             batch_size: Samples per batch; the last batch of an epoch may be smaller.
+            schedule: The learning rate's schedule, or its name; None: the optimizer's rate throughout.
+            augmentation: Random changes to the training images.
+            metrics: Metrics of the validation data, beside loss and accuracy: "top5", "mae", "confusion".
+            monitor: Which epoch is the best one, and when to stop early; see `keep_best`.
             checkpoint_folder: Where the state is saved after each epoch, and when the training is
-                interrupted.
-            resume: Go on from the checkpoint in that folder.
+                interrupted; the state after the best epoch is kept beside.
+            checkpoint_every: Also save it after every so many steps.
+            keep: How many of the newest checkpoints to keep.
+            resume: Go on from the newest checkpoint in that folder, exactly as if there had been no
+                interruption.
+            logdir: Write scalars for TensorBoard into this folder.
             on_tick: Called after each batch.
             on_epoch: Called after each epoch.
 
         Raises:
             DataError: The data is unreadable, empty or does not fit the model.
-            CheckpointError: There is no checkpoint to resume from, or it is another model's.
+            CheckpointError: There is no checkpoint to resume from, it is another training's, or another
+                training uses the folder.
             TrainingError: The loss is no longer finite.
-            KeyboardInterrupt: Interrupted; the state was saved if there is a checkpoint folder.
+            KeyboardInterrupt: Interrupted by SIGINT or SIGTERM; the state was saved if there is a folder.
         """
+        made(metrics)  # refuses an unknown name before anything runs
         data, held_out = as_dataset(train), as_dataset(validation) if validation is not None else None
-        folder = Path(checkpoint_folder) if checkpoint_folder is not None else None
-        self._progress.batch_size = batch_size
-        if resume:
-            if folder is None:
-                raise CheckpointError("resuming needs the checkpoint folder")
-            self._resume(folder, batch_size)
-        progress = self._progress
+        schedule = create(schedule) if isinstance(schedule, str) else schedule or Constant()
+        schedule = schedule.over(epochs, -(-len(data) // batch_size))
+        monitor = monitor or Monitor()
+        store = Checkpoints(checkpoint_folder, keep) if checkpoint_folder is not None else None
+        if resume and store is None:
+            raise CheckpointError("resuming needs the checkpoint folder")
+        self._progress.settings = {
+            "optimizer": repr(self.optimizer),
+            "loss": self.loss,
+            "schedule": repr(schedule),
+            "seed": str(self.seed),
+            "batch_size": str(batch_size),
+            "samples": str(len(data)),
+            "augmentation": repr(augmentation),
+        }
         samples, started = 0, time.perf_counter()
-        try:
-            while progress.epoch < epochs:
-                samples += self._train_epoch(data, on_tick)
-                result = self._finish_epoch(held_out)
-                on_epoch(progress.epoch - 1, result)
-                if folder is not None:
-                    checkpoint.save(folder, self._stepper.state(), progress)
-        except KeyboardInterrupt:
-            if folder is not None:
-                checkpoint.save(folder, self._stepper.state(), progress)
-            raise
+        with ExitStack() as stack:
+            if store is not None:
+                stack.enter_context(store.held(resume))
+                if resume:
+                    self._resume(store)
+            progress = self._progress
+            scalars = stack.enter_context(Scalars(logdir)) if logdir is not None else None
+            interruption = stack.enter_context(Interruption())
+            run = _Run(
+                data,
+                held_out,
+                batch_size,
+                schedule,
+                augmentation,
+                store,
+                checkpoint_every,
+                metrics,
+                interruption,
+                scalars,
+                on_tick,
+            )
+            try:
+                while progress.epoch < epochs and not monitor.is_over(self._epochs()):
+                    samples += self._train_epoch(run)
+                    result = self._finish_epoch(run)
+                    on_epoch(progress.epoch - 1, result)
+                    best = monitor.best(self._epochs()) == progress.epoch - 1
+                    if best:
+                        self._best = self._weights()
+                    if store is not None:
+                        store.save(self._stepper.state(), progress, best=best)
+            except Impatient:  # perhaps in the middle of a step
+                raise
+            except KeyboardInterrupt:
+                if store is not None:
+                    store.save(self._stepper.state(), progress)
+                raise
         seconds = time.perf_counter() - started
         return History(
-            [Epoch(**entry) for entry in progress.history],
+            self._epochs(),
             progress.steps,
             samples / seconds if seconds else 0.0,
             self.provider.name,
         )
 
-    def evaluate(self, data: Source, batch_size: int = 256) -> Evaluation:
-        """Loss and accuracy of the weights as they are now."""
-        if self._evaluator is None:
-            graph = evaluation_step(self._model, self.loss, list(self._fed()))
-            self._evaluator = Evaluator(graph, self.provider, self._threads)
-        weights = self._stepper.buffers()
-        return self._evaluator.run(batches(data, self._model, batch_size, loss=self.loss), weights)
+    def keep_best(self) -> None:
+        """Go back to the weights and running statistics after the best epoch of `fit`, if there was any."""
+        if self._best is not None:
+            self._stepper.load(self._stepper.state() | self._best)
+
+    def evaluate(self, data: Source, batch_size: int = 256, metrics: Sequence[str] = ()) -> Evaluation:
+        """Loss, accuracy and other metrics of the weights as they are now."""
+        return self._evaluate(as_dataset(data), batch_size, metrics, Interruption())
 
     def model(self) -> Model:
         """The model in inference form, with the weights and running statistics as they are now."""
         trained = self._model.copy()
-        state = self._stepper.state()
-        trained.set_weights({name: state[name] for name in self._fed()})
+        trained.set_weights(self._weights())
         return trained
 
     def export(self, path: str | os.PathLike[str]) -> Path:
@@ -222,24 +249,27 @@ class Trainer:
 
     # -- one epoch ----------------------------------------------------------------------------------
 
-    def _train_epoch(self, train: Dataset, on_tick: Callable[[Tick], None]) -> int:
+    def _train_epoch(self, run: _Run) -> int:
         """Train on what is left of the epoch; gives the number of samples seen."""
         progress = self._progress
         loader = batches(
-            train,
+            run.train,
             self._model,
-            progress.batch_size,
+            run.batch_size,
             seed=self.seed,
             epoch=progress.epoch,
             loss=self.loss,
+            augmentation=run.augmentation,
         )
+        results = [e.loss if e.val_loss is None else e.val_loss for e in self._epochs()]
         sums = progress.partial or {"loss": 0.0, "correct": 0.0, "samples": 0.0, "seconds": 0.0}
         progress.partial = sums
         seen = 0
         before = time.perf_counter()
         with loader.starting_at(progress.batch) as remaining:
-            for feed, target in remaining:
-                value, right = self._advance(feed, target, None)
+            for feed, target in run.interruption.between(remaining):
+                lr = run.schedule.rate(self.optimizer.lr, Moment(progress.steps, progress.epoch, results))
+                value, right = self._advance(feed, target, lr)
                 now = time.perf_counter()
                 sums["loss"] += value * len(target)
                 sums["correct"] += right
@@ -249,25 +279,60 @@ class Trainer:
                 seen += len(target)
                 progress.batch += 1
                 progress.steps += 1
-                on_tick(Tick(progress.epoch, progress.batch, len(loader), sums["loss"] / sums["samples"]))
+                tick = Tick(
+                    progress.epoch,
+                    progress.batch,
+                    len(loader),
+                    sums["loss"] / sums["samples"],
+                    progress.steps,
+                    lr,
+                    sums["samples"] / sums["seconds"],
+                )
+                run.on_tick(tick)
+                if run.scalars is not None:
+                    run.scalars.add(progress.steps, {"train/batch_loss": value, "train/learning_rate": lr})
+                if run.store and run.checkpoint_every and progress.steps % run.checkpoint_every == 0:
+                    run.store.save(self._stepper.state(), progress)
         return seen
 
-    def _finish_epoch(self, validation: Dataset | None) -> Epoch:
+    def _finish_epoch(self, run: _Run) -> Epoch:
         progress = self._progress
         sums = progress.partial
-        measured = self.evaluate(validation) if validation is not None else None
+        measured = None
+        if run.validation is not None:
+            measured = self._evaluate(run.validation, 256, run.metrics, run.interruption)
+        counted = CORRECT in self._step.model.output_names()
         epoch = Epoch(
             loss=sums["loss"] / sums["samples"],
-            accuracy=sums["correct"] / sums["samples"]
-            if CORRECT in self._step.model.output_names()
-            else None,
+            accuracy=sums["correct"] / sums["samples"] if counted else None,
             val_loss=measured.loss if measured else None,
             val_accuracy=measured.accuracy if measured else None,
             seconds=sums["seconds"],
+            metrics=measured.metrics if measured else {},
         )
         progress.history.append(asdict(epoch))
         progress.epoch, progress.batch, progress.partial = progress.epoch + 1, 0, {}
+        if run.scalars is not None:
+            run.scalars.add_epoch(progress.steps, epoch)
         return epoch
+
+    def _evaluate(
+        self, data: Dataset, batch_size: int, metrics: Sequence[str], interruption: Interruption
+    ) -> Evaluation:
+        key = tuple(metrics)
+        if key not in self._evaluators:
+            graph = evaluation_step(self._model, self.loss, self._fed(), scores=bool(metrics))
+            self._evaluators[key] = Evaluator(graph, self.provider, self._threads, metrics)
+        loader = batches(data, self._model, batch_size, loss=self.loss)
+        return self._evaluators[key].run(interruption.between(loader), self._stepper.buffers())
+
+    def _epochs(self) -> list[Epoch]:
+        return [Epoch(**entry) for entry in self._progress.history]
+
+    def _weights(self) -> dict[str, npt.NDArray[Any]]:
+        """Parameters and running statistics as they are now, by the names of their initializers."""
+        state = self._stepper.state()
+        return {name: state[name] for name in self._fed()}
 
     def _advance(
         self, feed: Mapping[str, npt.NDArray[Any]], target: npt.NDArray[Any], lr: float | None
@@ -308,19 +373,18 @@ class Trainer:
         """What is carried and also an initializer of the model: parameters and running statistics."""
         return [name for name in self._step.carried if name in self._model.graph.initializers]
 
-    def _resume(self, folder: Path, batch_size: int) -> None:
-        state, progress = checkpoint.load(folder)
+    def _resume(self, store: Checkpoints) -> None:
+        state, progress = store.latest()
         try:
             self._stepper.load(state)
         except ModelError as error:
-            raise CheckpointError(f"{folder}: the checkpoint is of another model: {error}") from None
-        for name, here in (
-            ("optimizer", repr(self.optimizer)),
-            ("loss", self.loss),
-            ("batch_size", batch_size),
-        ):
-            there = getattr(progress, name)
+            raise CheckpointError(f"{store.folder}: the checkpoint is of another model: {error}") from None
+        for name, here in self._progress.settings.items():
+            there = progress.settings.get(name)
             if there != here:
-                raise CheckpointError(f"{folder}: the checkpoint was written with {name} {there}, not {here}")
+                raise CheckpointError(
+                    f"{store.folder}: the checkpoint was written with {name} {there}, not {here}"
+                )
         self._progress = progress
-        self.seed = progress.seed
+        best = store.best()
+        self._best = {name: best[name] for name in self._fed()} if best is not None else None
