@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -119,6 +119,10 @@ def train(
     for text in optimizer_option or ():
         settings |= settings_of(text, "--optimizer-option")
     groups = [*(NO_DECAY_ON_BIAS_AND_NORM if no_decay_bias_norm else ()), *map(group_of, group or ())]
+    schedule_settings: dict[str, Any] = {"warmup": warmup}
+    for text in schedule_option or ():
+        schedule_settings |= settings_of(text, "--schedule-option")
+    rates = schedules.create(schedule, schedule_settings)
     trainer = Trainer(
         with_preprocessing(model, mean, scale, layout),
         loss=loss,
@@ -127,7 +131,6 @@ def train(
         seed=seed,
         threads=threads,
     )
-    options = settings_of(",".join(schedule_option or ()), "--schedule-option") if schedule_option else {}
     augmentation = Augmentation(flip, crop, brightness, contrast, saturation)
     with EpochDisplay(epochs) as display:
         history = trainer.fit(
@@ -135,7 +138,7 @@ def train(
             val,
             epochs=epochs,
             batch_size=batch_size,
-            schedule=schedules.create(schedule, warmup=warmup, **options),
+            schedule=rates,
             augmentation=augmentation if augmentation != Augmentation() else None,
             metrics=names(metrics),
             monitor=Monitor(monitor, early_stopping, min_delta),

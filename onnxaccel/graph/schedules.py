@@ -12,11 +12,12 @@ commonly used; polynomial, cosine and one_cycle in steps, over the whole trainin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from onnxaccel.errors import TrainingError
+from onnxaccel.graph.settings import Settings, made
 from onnxaccel.registry import Registry
 
 schedule: Registry[type[Schedule]] = Registry("schedule")
@@ -39,7 +40,7 @@ class Moment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(Settings):
     """Settings of a schedule.
 
     Attributes:
@@ -58,10 +59,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.unit not in ("step", "epoch"):
             raise TrainingError(f"{type(self).__name__}: unit must be step or epoch, it is {self.unit!r}")
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if isinstance(value, (int, float)) and not value >= 0:
-                raise TrainingError(f"{type(self).__name__}: {name} must not be negative, it is {value}")
+        super().__post_init__()
 
     def over(self, epochs: int, steps_per_epoch: int) -> Schedule:
         """The schedule with its length filled in, for a training of so many epochs."""
@@ -107,8 +105,8 @@ class Step(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.step_size < 1:
-            raise TrainingError("Step: step_size must be at least 1")
+        if not isinstance(self.step_size, int) or self.step_size < 1:
+            raise TrainingError(f"Step: step_size must be a whole number from 1 on, it is {self.step_size!r}")
 
     def value(self, lr: float, t: int, results: Sequence[float]) -> float:
         """See `Schedule.value`."""
@@ -123,6 +121,11 @@ class MultiStep(Schedule):
     milestones: tuple[int, ...]
     gamma: float = 0.1
 
+    def __post_init__(self) -> None:
+        if isinstance(self.milestones, int):  # one of them, from the command line
+            object.__setattr__(self, "milestones", (self.milestones,))
+        super().__post_init__()
+
     def value(self, lr: float, t: int, results: Sequence[float]) -> float:
         """See `Schedule.value`."""
         return lr * self.gamma ** sum(milestone <= t for milestone in self.milestones)
@@ -134,6 +137,11 @@ class Exponential(Schedule):
     """``lr gamma^t``, as torch's ExponentialLR."""
 
     gamma: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.gamma, (int, float)):
+            raise TrainingError(f"Exponential: gamma must be a number, it is {self.gamma!r}")
 
     def value(self, lr: float, t: int, results: Sequence[float]) -> float:
         """See `Schedule.value`."""
@@ -247,25 +255,18 @@ class Plateau(Schedule):
         return lr
 
 
-def create(name: str, **settings: Any) -> Schedule:
+def create(name: str, settings: Mapping[str, Any] | None = None) -> Schedule:
     """The schedule called ``name``, with its settings.
 
     Raises:
         TrainingError: There is no such schedule, it has no such setting, or lacks one that it needs.
     """
+    settings = dict(settings or {})
     kind = schedule.get(name)
-    if kind is None:
-        raise TrainingError(f"unknown schedule {name!r}; choose one of {', '.join(schedule)}")
-    fields = kind.__dataclass_fields__
-    foreign = sorted(set(settings) - set(fields))
-    if foreign:
-        raise TrainingError(f"schedule {name!r} has no {foreign[0]}; it has {', '.join(sorted(fields))}")
-    missing = [f.name for f in fields.values() if f.default is MISSING and f.name not in settings]
+    needed = [] if kind is None else [f.name for f in fields(kind) if f.default is MISSING]
+    missing = [field for field in needed if field not in settings]
     if missing:
         raise TrainingError(
             f"schedule {name!r} needs {missing[0]}; give it with --schedule-option {missing[0]}=..."
         )
-    try:
-        return kind(**settings)
-    except TypeError as error:
-        raise TrainingError(f"schedule {name!r}: a setting has the wrong type ({error})") from None
+    return made(schedule, name, settings)

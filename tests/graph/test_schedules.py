@@ -63,7 +63,7 @@ def torch_rates(scheduler: Any, steps: int, results: list[float] | None = None) 
 
 @pytest.mark.parametrize(("name", "settings", "theirs"), CASES)
 def test_schedules_equal_torch(name: str, settings: dict[str, Any], theirs: Torch) -> None:
-    ours = create(name, **settings).over(EPOCHS, STEPS)
+    ours = create(name, settings).over(EPOCHS, STEPS)
     rates = [ours.rate(LR, Moment(step, step // STEPS)) for step in range(WHOLE)]
     if ours.unit == "epoch":
         assert all(len(set(rates[e * STEPS : (e + 1) * STEPS])) == 1 for e in range(EPOCHS))
@@ -83,7 +83,7 @@ def test_schedules_equal_torch(name: str, settings: dict[str, Any], theirs: Torc
 def test_plateau_equals_torch(settings: dict[str, Any], seed: int) -> None:
     walk = np.random.default_rng(seed)
     losses = (np.exp(-np.arange(40) / 15) + 0.3 * walk.random(40)).tolist()
-    ours = create("plateau", **settings)
+    ours = create("plateau", settings)
     rates = [ours.rate(LR, Moment(e * STEPS, e, losses[:e])) for e in range(40)]
     theirs = torch_rates(lr_scheduler.ReduceLROnPlateau(optimizer(), **settings), 40, losses)
     np.testing.assert_allclose(rates, theirs, rtol=1e-12)
@@ -101,7 +101,7 @@ def test_plateau_equals_torch(settings: dict[str, Any], seed: int) -> None:
     ],
 )
 def test_warmup_equals_torch(name: str, settings: dict[str, Any], theirs: Any, warmup: int) -> None:
-    ours = create(name, warmup=warmup, **settings).over(EPOCHS, STEPS)
+    ours = create(name, settings | {"warmup": warmup}).over(EPOCHS, STEPS)
     rates = [ours.rate(LR, Moment(step, step // STEPS)) for step in range(WHOLE)]
     target = optimizer()
     linear = lr_scheduler.LinearLR(target, 1 / (warmup + 1), total_iters=warmup)
@@ -110,7 +110,7 @@ def test_warmup_equals_torch(name: str, settings: dict[str, Any], theirs: Any, w
 
 
 def test_epochs_are_counted_from_the_start_also_with_warmup() -> None:
-    ours = create("multistep", milestones=(1,), warmup=3)
+    ours = create("multistep", {"milestones": 1, "warmup": 3})
     rates = [ours.rate(LR, Moment(step, step // STEPS)) for step in range(2 * STEPS)]
     np.testing.assert_allclose(rates, LR * np.array([0.25, 0.5, 0.75] + [1] * (STEPS - 3) + [0.1] * STEPS))
 
@@ -119,17 +119,19 @@ def test_epochs_are_counted_from_the_start_also_with_warmup() -> None:
     ("name", "settings", "message"),
     [
         ("best", {}, "unknown schedule 'best'; choose one of constant, cosine"),
-        ("cosine", {"gamma": 1}, "'cosine' has no gamma; it has T_max, eta_min"),
+        ("cosine", {"gamma": 1}, "'cosine' has no gamma; it has warmup, unit, T_max, eta_min"),
         ("step", {}, "'step' needs step_size"),
-        ("step", {"step_size": 0}, "step_size must be at least 1"),
+        ("step", {"step_size": 0}, "step_size must be a whole number from 1"),
         ("cosine", {"warmup": -1}, "warmup must not be negative"),
         ("cosine", {"unit": "day"}, "unit must be step or epoch"),
-        ("step", {"step_size": "many"}, "wrong type"),
+        ("step", {"step_size": "many"}, "step_size must be a whole number"),
+        ("exponential", {"gamma": "much"}, "gamma must be a number"),
+        ("cosine", {"eta_min": "low"}, "eta_min must be a number"),
     ],
 )
 def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        create(name, **settings)
+        create(name, settings)
 
 
 def test_every_schedule_is_compared() -> None:
