@@ -14,23 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnxaccel.runtime.measure import Job, Limits, measure
+
 CANDIDATES = ("torch eager", "torch.compile", "onnxaccel")
 BATCH = {"mlp": 32, "cifar_cnn": 64}
 LEARNING_RATE = 0.01
 GAP = 0.5
 """Seconds of quiet before a turn, for the threads of the one before to go to sleep."""
-BUSY = 0.15
-"""Share of the machine's time that other processes may take during a turn."""
 
 
 def batch_of(name: str, shape: tuple[int, ...]) -> tuple[Any, Any]:
@@ -77,85 +73,42 @@ def onnxaccel_step(name: str, threads: int) -> Callable[[], float]:
     return lambda: trainer.step(x, y)
 
 
-def work(candidate: str, name: str, threads: int) -> None:
-    """A candidate's process: warm up, then measure for as long as each line of standard input says."""
-    if candidate == "onnxaccel":
+def candidate(setup: dict[str, Any]) -> tuple[Callable[[], float], dict[str, Any]]:
+    """A candidate's process, see `onnxaccel.runtime.measure.worker`."""
+    name, threads = setup["model"], setup["threads"]
+    if setup["candidate"] == "onnxaccel":
         step = onnxaccel_step(name, threads)
     else:
-        step = torch_step(name, candidate == "torch.compile", threads)
+        step = torch_step(name, setup["candidate"] == "torch.compile", threads)
     first = step()
     for _ in range(20):
         step()
-    print(json.dumps({"first_loss": first}), flush=True)
-    for line in sys.stdin:
-        seconds, count, started = float(line), 0, time.perf_counter()
-        cpu = time.process_time()
-        while time.perf_counter() - started < seconds:
-            step()
-            count += 1
-        elapsed = time.perf_counter() - started
-        print(json.dumps({"rate": count / elapsed, "cpu": time.process_time() - cpu}), flush=True)
-
-
-def machine_seconds() -> float:
-    """Processor seconds that all processes together have used since the machine started."""
-    fields = [int(f) for f in Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
-    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
-
-
-def turn(process: subprocess.Popen[str], seconds: float) -> tuple[float, bool]:
-    """One candidate's steps per second, and whether the machine was otherwise busy meanwhile."""
-    assert process.stdin is not None and process.stdout is not None
-    for _ in range(4):
-        time.sleep(GAP)
-        before = machine_seconds()
-        print(seconds, file=process.stdin, flush=True)
-        result = json.loads(process.stdout.readline())
-        others = machine_seconds() - before - result["cpu"]
-        busy = others > BUSY * seconds * (os.cpu_count() or 1)
-        if not busy:
-            break
-    return result["rate"], busy
+    return step, {"first_loss": first}
 
 
 def compare(name: str, rounds: int, seconds: float, threads: int) -> list[dict[str, Any]]:
     """Measure all candidates on one model."""
-    processes = {}
-    for candidate in CANDIDATES:
-        processes[candidate] = subprocess.Popen(
-            [sys.executable, __file__, "--work", candidate, "--models", name, "--threads", str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-    try:
-        losses = {c: json.loads(p.stdout.readline())["first_loss"] for c, p in processes.items() if p.stdout}
-        rates: dict[str, list[float]] = {c: [] for c in CANDIDATES}
-        disturbed = dict.fromkeys(CANDIDATES, 0)
-        for _ in range(rounds):
-            for candidate, process in processes.items():
-                rate, busy = turn(process, seconds)
-                rates[candidate].append(rate)
-                disturbed[candidate] += busy
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
-    eager = statistics.median(rates["torch eager"])
+    jobs = {
+        c: Job(f"{__file__}:candidate", {"candidate": c, "model": name, "threads": threads})
+        for c in CANDIDATES
+    }
+    results = measure(jobs, rounds=rounds, seconds=seconds, limits=Limits(600), gap=GAP)
+    failed = {c: r.failure for c, r in results.items() if r.failure is not None}
+    if failed:
+        raise SystemExit(f"{name}: {failed}")
     return [
         {
             "model": name,
             "batch": BATCH[name],
-            "candidate": candidate,
-            "steps_per_second": statistics.median(rates[candidate]),
-            "min": min(rates[candidate]),
-            "max": max(rates[candidate]),
-            "ratio_to_torch_eager": statistics.median(rates[candidate]) / eager,
-            "first_loss": losses[candidate],
-            "disturbed_rounds": disturbed[candidate],
+            "candidate": c,
+            "steps_per_second": result.rate,
+            "min": min(result.rates),
+            "max": max(result.rates),
+            "ratio_to_torch_eager": result.rate / results["torch eager"].rate,
+            "first_loss": result.facts["first_loss"],
+            "disturbed_rounds": result.disturbed,
         }
-        for candidate in CANDIDATES
+        for c, result in results.items()
     ]
 
 
@@ -169,11 +122,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--work", choices=CANDIDATES, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.work:
-        work(options.work, options.models, options.threads)
-        return
     rows = []
     for name in options.models.split(","):
         rows += compare(name, options.rounds, options.seconds, options.threads)

@@ -31,7 +31,9 @@ def evaluate(
     model: ModelFile,
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     loss: Annotated[str | None, typer.Option(help="Loss; by default it follows from the data.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples per batch.", min=1)] = 256,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples per batch; 256, or what optimize recorded.", min=1)
+    ] = None,
     ep: Ep = "auto",
     ep_option: EpOption = None,
     strict_ep: StrictEp = False,

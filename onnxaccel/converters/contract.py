@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from onnxaccel.graph.model import OPSET, Model
@@ -62,42 +61,3 @@ class Conversion:
     batch_sizes: tuple[int, ...] = (2, 3)
     rows: frozenset[str] = frozenset()
     close: Callable[[], None] = lambda: None
-
-
-def random_feed(
-    model: Model,
-    batch: int,
-    rng: np.random.Generator,
-    ranges: Mapping[str, tuple[int, int]],
-    scale: float = 1.0,
-) -> Arrays:
-    """Random inputs for ``model``: normal for floats, uniform over ``ranges`` (default [0, 2)) for integers.
-
-    Args:
-        model: The model to feed.
-        batch: Size of each first dimension that is dynamic; other dynamic dimensions get small sizes.
-        rng: The source of randomness.
-        ranges: Half-open ranges of integer inputs by name.
-        scale: Standard deviation of the floats.
-    """
-    feed: Arrays = {}
-    sizes: dict[str, int] = {}
-    for value in model.inputs:
-        dims = list(value.shape) if value.shape is not None else []
-        shape = []
-        for axis, dim in enumerate(dims):
-            if isinstance(dim, int):
-                shape.append(dim)
-            else:
-                symbol = str(dim.value) if dim.value is not None else f"{value.name}.{axis}"
-                shape.append(sizes.setdefault(symbol, batch if axis == 0 else 16 + 4 * len(sizes)))
-        assert value.name is not None and value.dtype is not None
-        dtype = value.dtype.numpy()
-        if np.issubdtype(dtype, np.bool_):
-            feed[value.name] = np.asarray(rng.integers(0, 2, shape), np.bool_)
-        elif np.issubdtype(dtype, np.integer):
-            low, high = ranges.get(value.name, (0, 2))
-            feed[value.name] = np.asarray(rng.integers(low, high, shape), dtype)
-        else:
-            feed[value.name] = np.asarray(rng.standard_normal(shape) * scale, dtype)
-    return feed

@@ -10,27 +10,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnxaccel.converters.contract import Conversion, random_feed
+from onnxaccel.converters.contract import Conversion
 from onnxaccel.errors import ConversionError, ParityError
+from onnxaccel.graph.feeds import random_feed, relative_error
 from onnxaccel.runtime.session import Session
 
 SCALES = (1.0, 0.25, 4.0, 0.02, 64.0)
 """Standard deviations tried in turn, until each output was informative at both batch sizes."""
-
-
-def relative_error(actual: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]) -> float:
-    """``max|actual - expected| / max|expected|``; infinite where shapes or the places of NaN differ."""
-    if actual.shape != expected.shape:
-        return float("inf")
-    if expected.size == 0:
-        return 0.0
-    a, b = actual.astype(np.float64), expected.astype(np.float64)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return float("inf")
-    finite = np.isfinite(b)
-    difference = float(np.max(np.abs(a[finite] - b[finite]), initial=0.0))
-    scale = float(np.max(np.abs(b[finite]), initial=0.0))
-    return difference / scale if scale > 0 else (0.0 if difference == 0 else float("inf"))
 
 
 def row_error(actual: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]) -> float:

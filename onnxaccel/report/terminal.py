@@ -19,6 +19,7 @@ from rich.table import Table
 from onnxaccel.graph.inspect import Inspection, Tensor
 from onnxaccel.runtime.environment import Environment
 from onnxaccel.runtime.history import Epoch, Tick
+from onnxaccel.runtime.optimize import Optimization
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -88,6 +89,39 @@ def show_environment(found: Environment) -> None:
     show("Packages", ("package", "version", "to install"), packages)
     for problem in found.problems:
         Console(stderr=True, markup=False).print(f"problem: {problem}")
+
+
+def show_optimization(found: Optimization) -> None:
+    """Print what `optimize` measured."""
+    megabyte = 2**20
+    rows = [
+        (
+            row.name,
+            row.p50,
+            row.p90,
+            row.p99,
+            None if row.throughput is None else f"{row.throughput:,.0f}",
+            None if row.speedup is None else f"{row.speedup:.2f}x",
+            None if row.memory is None else f"{row.memory / megabyte:.0f}",
+            None if row.size is None else f"{row.size / megabyte:.2f}",
+            row.relative_error,
+            row.accuracy,
+            row.verdict,
+        )
+        for row in found.rows
+    ]
+    columns = ("candidate", "p50 ms", "p90", "p99", "samples/s", "speed-up", "MiB", "file MiB", "error")
+    show(f"Batch of {found.batch_size}", (*columns, "accuracy", "verdict"), rows)
+    if found.throughput_by_batch:
+        sizes = [(size, f"{rate:,.0f}") for size, rate in found.throughput_by_batch.items()]
+        show(f"Throughput of {found.winner}", ("batch", "samples/s"), sizes)
+    if found.profile is not None:
+        times = [(t.operator, t.provider, t.nodes, t.milliseconds, f"{t.share:.1%}") for t in found.profile]
+        show("Time by operator", ("operator", "provider", "nodes", "ms per run", "share"), times)
+    Console(markup=False).print(
+        f"{found.winner}: {found.speedup:.2f}x the original, error {found.error:.3g} ({found.metric}); "
+        f"written to {found.output}"
+    )
 
 
 class EpochDisplay:

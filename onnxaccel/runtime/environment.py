@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from dataclasses import dataclass
 
 import onnxruntime as ort
 
+from onnxaccel.runtime.measure import cores
 from onnxaccel.runtime.providers import NAMES, missing
 from onnxaccel.version import __version__
 
@@ -104,7 +104,7 @@ def examine() -> Environment:
         onnxaccel=__version__,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         onnxruntime=ort.__version__,
         providers=providers,
         packages=packages,

@@ -113,7 +113,7 @@ def evaluate(
     *,
     loss: str | None = None,
     ep: str | Provider = "auto",
-    batch_size: int = 256,
+    batch_size: int | None = None,
     threads: int = 0,
     metrics: Sequence[str] = (),
 ) -> Evaluation:
@@ -124,7 +124,7 @@ def evaluate(
         data: A data SPEC ("mnist#test"), a data set, or a pair of arrays (x, y).
         loss: The loss; None: cross entropy for class labels, mean squared error for all other targets.
         ep: The execution provider; "auto": the one that `optimize` found best, else the best usable one.
-        batch_size: Samples per batch.
+        batch_size: Samples per batch; None: as `optimize` recorded in the model, else 256.
         threads: Threads within an operator; 0 leaves it to onnxruntime.
         metrics: Further metrics: "top5", "mae", "confusion".
 
@@ -133,6 +133,8 @@ def evaluate(
         ProviderError: The provider is not usable here.
     """
     model = as_model(model)
+    recorded = model.metadata.session
+    batch_size = batch_size or (recorded.batch_size if recorded is not None else None) or 256
     loss = loss or label_kind(data)
     made(metrics)  # refuses an unknown name before anything runs
     graph = evaluation_step(model, loss, scores=bool(metrics))

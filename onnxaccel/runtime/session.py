@@ -33,7 +33,7 @@ class Session:
     """Runs a model.
 
     Args:
-        model: The model to run.
+        model: The model to run, or the path of its file, which onnxruntime then reads by itself.
         ep: A name of `onnxaccel.runtime.providers.NAMES`, or a resolved `Provider`.
         threads: Threads within an operator; 0: what ``settings`` say.
         settings: How to run; None: as the model's metadata say, where `optimize` recorded it.
@@ -51,13 +51,14 @@ class Session:
 
     def __init__(
         self,
-        model: Model,
+        model: Model | Path,
         ep: str | Provider = "cpu",
         threads: int = 0,
         settings: SessionSettings | None = None,
         profile: Path | None = None,
     ) -> None:
-        settings = settings or model.metadata.session or SessionSettings()
+        recorded = None if isinstance(model, Path) else model.metadata.session
+        settings = settings or recorded or SessionSettings()
         self.provider = resolve(ep)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or settings.threads
@@ -131,7 +132,7 @@ def provider_for(model: Model, ep: str | Provider) -> Provider:
     return resolve(ep)
 
 
-def _create(model: Model, options: ort.SessionOptions, provider: Provider) -> ort.InferenceSession:
+def _create(model: Model | Path, options: ort.SessionOptions, provider: Provider) -> ort.InferenceSession:
     if provider.name != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     settings: dict[str, Any] = {
@@ -141,7 +142,9 @@ def _create(model: Model, options: ort.SessionOptions, provider: Provider) -> or
         "enable_fallback": 0,  # else a provider that fails is replaced by the CPU, with a line on stdout
     }
     try:
-        if model.nbytes <= PROTO_LIMIT:
+        if isinstance(model, Path):
+            session = ort.InferenceSession(model, options, **settings)
+        elif model.nbytes <= PROTO_LIMIT:
             session = ort.InferenceSession(model.to_proto().SerializeToString(), options, **settings)
         else:
             with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,82 @@
+"""Random inputs for a model, and how far two results are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxaccel.graph.builder import dims_of
+from onnxaccel.graph.model import Model, name_of
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def random_feed(
+    model: Model,
+    batch: int,
+    rng: np.random.Generator,
+    ranges: Mapping[str, tuple[int, int]],
+    scale: float = 1.0,
+) -> Arrays:
+    """Random inputs for ``model``: normal for floats, uniform over ``ranges`` (default [0, 2)) for integers.
+
+    Args:
+        model: The model to feed.
+        batch: Size of each first dimension that is dynamic; other dynamic dimensions get small sizes.
+        rng: The source of randomness.
+        ranges: Half-open ranges of integer inputs by name.
+        scale: Standard deviation of the floats.
+    """
+    feed: Arrays = {}
+    sizes: dict[str, int] = {}
+    for value in model.inputs:
+        dims = list(value.shape) if value.shape is not None else []
+        shape = []
+        for axis, dim in enumerate(dims):
+            if isinstance(dim, int):
+                shape.append(dim)
+            else:
+                symbol = str(dim.value) if dim.value is not None else f"{value.name}.{axis}"
+                shape.append(sizes.setdefault(symbol, batch if axis == 0 else 16 + 4 * len(sizes)))
+        assert value.name is not None and value.dtype is not None
+        dtype = value.dtype.numpy()
+        if np.issubdtype(dtype, np.bool_):
+            feed[value.name] = np.asarray(rng.integers(0, 2, shape), np.bool_)
+        elif np.issubdtype(dtype, np.integer):
+            low, high = ranges.get(value.name, (0, 2))
+            feed[value.name] = np.asarray(rng.integers(low, high, shape), dtype)
+        else:
+            feed[value.name] = np.asarray(rng.standard_normal(shape) * scale, dtype)
+    return feed
+
+
+def index_ranges(model: Model) -> dict[str, tuple[int, int]]:
+    """The range [0, rows) of each integer input that picks rows of a constant table (an embedding)."""
+    ranges = {}
+    for value in model.inputs:
+        rows = []
+        for node, position in value.uses():
+            table = node.inputs[0]
+            if node.op_type == "Gather" and position == 1 and table is not None:
+                rows += [n for n in (dims_of(table) or [])[:1] if isinstance(n, int)]
+        if rows:
+            ranges[name_of(value)] = (0, min(rows))
+    return ranges
+
+
+def relative_error(actual: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]) -> float:
+    """``max|actual - expected| / max|expected|``; infinite where shapes or the places of NaN differ."""
+    if actual.shape != expected.shape:
+        return float("inf")
+    if expected.size == 0:
+        return 0.0
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return float("inf")
+    finite = np.isfinite(b)
+    difference = float(np.max(np.abs(a[finite] - b[finite]), initial=0.0))
+    scale = float(np.max(np.abs(b[finite]), initial=0.0))
+    return difference / scale if scale > 0 else (0.0 if difference == 0 else float("inf"))
