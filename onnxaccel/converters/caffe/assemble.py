@@ -152,7 +152,7 @@ def _absent(net: list[Layer], index: int, name: str) -> str:
 
 def _write(net: list[Layer], plan: _Plan, options: Options, dynamic: bool) -> Assembly:
     graph = ir.Graph([], [], nodes=[], opset_imports={"": options.opset}, name="caffe")
-    builder = NetBuilder(graph, dynamic)
+    builder = NetBuilder(graph, dynamic, options.trainable)
     values: dict[tuple[int, int], ir.Value] = {}
     preprocessing = Preprocessing(layout="NCHW", channels="BGR")
     only_dummies = not any(net[i].type == "Input" or net[i].type in DATA for i in plan.layers)

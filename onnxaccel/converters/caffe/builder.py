@@ -41,6 +41,7 @@ class NetBuilder:
     Args:
         graph: The graph to fill.
         dynamic_batch: Whether the first dimension of the inputs is dynamic.
+        trainable: Whether the model is to be trained.
 
     Attributes:
         op: Writes nodes.
@@ -51,9 +52,10 @@ class NetBuilder:
         sole: Whether the layer being written is the only reader of its first bottom.
     """
 
-    def __init__(self, graph: ir.Graph, dynamic_batch: bool = True) -> None:
+    def __init__(self, graph: ir.Graph, dynamic_batch: bool = True, trainable: bool = False) -> None:
         self.op = Builder(graph, prefix="caffe")
         self.dynamic_batch = dynamic_batch
+        self.trainable = trainable
         self.parameters: list[str] = []
         self.stored: dict[str, Stored] = {}
         self.frozen: list[str] = []

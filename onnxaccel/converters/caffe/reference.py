@@ -92,9 +92,9 @@ class RealCaffe:
             timeout=_TIMEOUT,
             check=False,
         )
-        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("    @")]
-        failed = [line for line in lines if "Check failed" in line or "Error" in line]
-        return (failed or lines or [f"exit status {done.returncode}"])[-1][:300]
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        fatal = [line for line in lines if line.startswith("F")]  # glog's level
+        return (fatal or lines or [f"exit status {done.returncode}"])[-1][:300]
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def detection_output(net: NetBuilder, layer: Layer, bottoms: list[ir.Value]) -> 
     candidates = _candidates(net, layer, scores, priors)
     threshold = float(p.confidence_threshold) if p.HasField("confidence_threshold") else _LOWEST
     nms = op.NonMaxSuppression(
-        op.Reshape(boxes, [-1, priors, 4]),
+        op.Reshape(_upright(net, layer, boxes), [-1, priors, 4]),
         op.Reshape(candidates, [-1, classes // kinds, priors]),
         op.constant([priors]),
         op.constant(np.array([p.nms_param.nms_threshold], np.float32)),
@@ -152,6 +152,16 @@ def _decoded(
     centre = op.Add(op.Mul(op.Add(low, high), 0.5), op.Mul(first, extent))
     half = op.Mul(op.Mul(op.Exp(second), extent), 0.5)
     return op.Concat(op.Sub(centre, half), op.Add(centre, half), axis=-1)
+
+
+def _upright(net: NetBuilder, layer: Layer, boxes: ir.Value) -> ir.Value:
+    """Boxes for NonMaxSuppression: it turns one whose corners are swapped, in Caffe that overlaps nothing."""
+    op = net.op
+    if enum_name(layer.proto.detection_output_param, "code_type") == "CENTER_SIZE":
+        return boxes  # of positive size
+    low, high = op.node("Split", [boxes, [2, 2]], outputs=2, axis=-1)
+    smallest = op.ReduceMin(op.Sub(high, low), [-1], keepdims=1)
+    return op.Where(op.Greater(smallest, 0.0), boxes, 0.0)
 
 
 def _candidates(net: NetBuilder, layer: Layer, scores: ir.Value, priors: int) -> ir.Value:

@@ -11,10 +11,13 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from onnxaccel.converters.caffe.builder import NetBuilder, count, dims, layer_type, need
+from onnxaccel.converters.caffe.builder import FixedBatch, NetBuilder, count, dims, layer_type, need
 from onnxaccel.converters.caffe.net import Layer
 from onnxaccel.errors import ConversionError
 from onnxaccel.graph.builder import Builder
+
+_UNROLLED = 64
+"""Times up to which a layer is written out step by step; more become a Scan, which has no gradient here."""
 
 Step = Callable[[Builder, list[ir.Value], ir.Value, ir.Value], "tuple[list[ir.Value], ir.Value]"]
 """(op, state, x_t, cont_t [N, 1]) -> (new state, output)."""
@@ -125,7 +128,9 @@ def _unroll(
         zeros = net.op.ConstantOfShape(shape, value=ir.tensor(np.zeros(1, np.float32)))
         zeros.type = ir.TensorType(ir.DataType.FLOAT)
         states = [zeros] * number
-    if isinstance(times, int):
+    if times == "batch" and net.dynamic_batch:
+        raise FixedBatch(f"{layer} has a fixed number of times")
+    if isinstance(times, int) and (times <= _UNROLLED or net.trainable):
         outputs = []
         x_steps, marks_steps = (
             net.op.node("Split", [v, [1] * times], outputs=times, axis=0) if times > 1 else [v]

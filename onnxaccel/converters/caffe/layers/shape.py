@@ -49,12 +49,13 @@ def reshape(net: NetBuilder, layer: Layer, bottoms: list[ir.Value]) -> ir.Value:
         if size == 0 and first + index >= len(sizes):
             raise ConversionError(f"{layer}: copies axis {first + index} of a blob with {len(sizes)} axes")
         middle.append(sizes[first + index] if size == 0 else size)
-    if -1 not in wanted and net.dynamic_batch and _product(sizes) is None and all(middle[0:1]):
-        if all(isinstance(size, int) for size in middle) and sizes[first:last].count("batch"):
-            raise FixedBatch(f"{layer} states the batch size")
+    total = _product(sizes[first:last])
+    if -1 not in wanted and isinstance(_product(middle), int) and total is None and net.dynamic_batch:
+        raise FixedBatch(f"{layer} states the batch size")
+    if -1 not in wanted and isinstance(total, int) and _product(middle) not in (total, None):
+        raise ConversionError(f"{layer}: {total} elements do not fit {wanted}")
     if -1 in wanted:
         known = _product([d for d, w in zip(middle, wanted, strict=True) if w != -1])
-        total = _product(sizes[first:last])
         place = wanted.index(-1)
         if isinstance(known, int) and isinstance(total, int):
             if total % known:
