@@ -61,6 +61,17 @@ def train(
     no_decay_bias_norm: Annotated[
         bool, typer.Option("--no-decay-bias-norm", help="No weight decay on biases and normalisations.")
     ] = False,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Leave the parameters that a pattern matches as they are: 'features.*'; repeatable.",
+        ),
+    ] = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Replace the last layer by a new one for N classes.", min=1),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Epochs in all.", min=1)] = 5,
     batch_size: Annotated[int, typer.Option(help="Samples per batch.", min=1)] = 64,
     ep: Ep = "auto",
@@ -130,6 +141,8 @@ def train(
         ep=provider_of(ep, ep_option, strict_ep),
         seed=seed,
         threads=threads,
+        freeze=freeze or (),
+        num_classes=num_classes,
     )
     augmentation = Augmentation(flip, crop, brightness, contrast, saturation)
     with EpochDisplay(epochs) as display:

@@ -17,6 +17,8 @@ import onnx
 from onnxaccel.data import Augmentation, Dataset, Source, as_dataset, batches
 from onnxaccel.errors import CheckpointError, ModelError, ProviderError, TrainingError
 from onnxaccel.graph.autodiff import as_model
+from onnxaccel.graph.finetune import freeze as frozen
+from onnxaccel.graph.finetune import replace_head
 from onnxaccel.graph.losses import CLASS_LABELS
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.normalize import normalize
@@ -64,6 +66,8 @@ class Trainer:
         seed: Seed of the data's order and of Dropout.
         threads: Threads within an operator; 0 leaves it to onnxruntime.
         metrics: Count right predictions while training.
+        freeze: Patterns over the names of parameters that stay as they are, see `graph.finetune.freeze`.
+        num_classes: Replace the classifier by a new one, see `graph.finetune.replace_head`.
 
     Raises:
         UnsupportedOperator: An operator between the loss and a parameter has no gradient rule.
@@ -80,6 +84,8 @@ class Trainer:
         seed: int = 0,
         threads: int = 0,
         metrics: bool = True,
+        freeze: Sequence[str] = (),
+        num_classes: int | None = None,
     ) -> None:
         self.optimizer = optimizer or AdamW()
         self.loss = loss
@@ -90,7 +96,10 @@ class Trainer:
         self._threads = threads
         self._model = as_model(model).copy()
         normalize(self._model)
-        step = training_step(self._model, loss, self.optimizer, metrics=metrics, seed=seed)
+        if num_classes is not None:
+            self._model = replace_head(self._model, num_classes, seed)
+        trained = frozen(self._model, freeze) if freeze else self._model
+        step = training_step(trained, loss, self.optimizer, metrics=metrics, seed=seed)
         self._stepper = Stepper(step, self.provider, threads)
         self._step = step
         self._evaluators: dict[tuple[str, ...], Evaluator] = {}
