@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -99,7 +100,10 @@ def _input_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, wi
         "dilations": window.dilations,
         "group": window.group,
     }
-    if window.known(sizes) and window.known(counts):  # the rows that no window reached are output_padding
+    if window.known(sizes) and window.known(counts):
+        if _prefers_convolution(weight, counts, window):
+            return _convolve_flipped(op, weight, dy, counts, window)
+        # the rows that no window reached are output_padding
         missed = [
             n + p + q - e - s * (m - 1)
             for n, m, p, q, e, s in zip(
@@ -108,6 +112,59 @@ def _input_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, wi
         ]
         return op.ConvTranspose(dy, weight, pads=window.pads, output_padding=missed, **settings)
     return fit(op, op.ConvTranspose(dy, weight, **settings), x, dy, window)
+
+
+def _prefers_convolution(weight: ir.Value, counts: list[int], window: Window) -> bool:
+    """Whether a convolution with flipped weights is the faster form of the input gradient.
+
+    onnxruntime multiplies a ConvTranspose image by image, so that small images make thin products. Flipping
+    costs a pass over the weight, or, where that is large, over the images.
+    """
+    dense = window.group == 1 and window.strides == [1] * window.rank
+    return dense and _inside(window) and _elements(weight) >= LARGE_WEIGHT
+
+
+LARGE_WEIGHT = 1 << 16
+"""Elements of a convolution's weight from which on its input gradient is a convolution (measured on CPU)."""
+
+BATCH = 32
+"""Images per batch that sizes are weighed for where the batch is symbolic."""
+
+
+def _inside(window: Window) -> bool:
+    """Whether no padding is wider than the kernel reaches."""
+    return all(e - 1 >= max(p, q) for p, q, e in zip(window.begin, window.end, window.extent, strict=True))
+
+
+def _elements(weight: ir.Value) -> int:
+    return math.prod(d for d in dims_of(weight) or [] if isinstance(d, int))
+
+
+def _convolve_flipped(
+    op: Builder, weight: ir.Value, dy: ir.Value, counts: list[int], window: Window
+) -> ir.Value:
+    """dx = dy * flip(W'), W' being W with its channel axes swapped: as it stands, or as flip(flip(dy) * W')."""
+    spatial = list(range(2, 2 + window.rank))
+    reach = [e - 1 for e in window.extent]
+    before = [r - p for r, p in zip(reach, window.begin, strict=True)]
+    after = [r - q for r, q in zip(reach, window.end, strict=True)]
+    swapped = op.Transpose(weight, perm=[1, 0, *spatial])
+    settings = {"kernel_shape": window.kernel, "dilations": window.dilations}
+    channels = (dims_of(weight) or [0])[0]
+    images = BATCH * math.prod(counts) * (channels if isinstance(channels, int) else 1)
+    if _elements(weight) <= images:
+        return op.Conv(dy, _flip(op, swapped, spatial), pads=before + after, **settings)
+    return _flip(op, op.Conv(_flip(op, dy, spatial), swapped, pads=after + before, **settings), spatial)
+
+
+def _flip(op: Builder, x: ir.Value, axes: list[int]) -> ir.Value:
+    """Reverse the order along ``axes``."""
+    if all(size == 1 for size in (dims_of(x) or [None] * (max(axes) + 1))[min(axes) :]):
+        return x
+    last = [-(1 << 31)] * len(axes)
+    flipped = op.Slice(x, [-1] * len(axes), last, axes, [-1] * len(axes))
+    flipped.shape = x.shape
+    return flipped
 
 
 def fit(op: Builder, spread: ir.Value, x: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
@@ -143,27 +200,36 @@ def extend(op: Builder, x: ir.Value, amounts: list[int]) -> ir.Value:
 
 
 def weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
-    """One matrix product over all kernel positions.
+    """``dW_k = dY X_k^T`` with channels first and everything else flattened; X_k is what kernel position k saw.
 
-    With channels first and everything else flattened, ``dW_k^T = X_k dY^T`` where ``X_k`` is what kernel
-    position k saw; the X_k are stacked. Groups become a batch of products.
+    One product per kernel position, so that what the kernel saw is never held as a whole: that would be as
+    many copies of x as the kernel has positions. Where a product would be too thin (few channels, or groups,
+    which become a batch), the X_k are stacked after all.
     """
     spatial = range(2, 2 + window.rank)
     swapped = [1, 0, *spatial]
-    rows_dy = op.Reshape(
-        op.Transpose(dy, perm=swapped), [window.group, _per_group(weight, 0, window.group), -1]
-    )
+    inputs, outputs = _per_group(weight, 1, 1), _per_group(weight, 0, window.group)
+    rows_dy = op.Reshape(op.Transpose(dy, perm=swapped), [window.group, outputs, -1])
     seen = _seen_by_kernel(op, op.Transpose(x, perm=swapped), dy, window)
-    columns = [op.Reshape(part, [window.group, _per_group(weight, 1, 1), -1]) for part in seen]
+    if window.group == 1 and inputs >= THIN:
+        flat_dy = op.Reshape(rows_dy, [outputs, -1])
+        products = [op.Gemm(flat_dy, op.Reshape(part, [inputs, -1]), transB=1) for part in seen]
+        if len(products) == 1:
+            return op.reshape_like(products[0], weight)
+        stacked = op.Reshape(op.Concat(*products, axis=0), [len(products), outputs, inputs])
+        return op.reshape_like(op.Transpose(stacked, perm=[1, 2, 0]), weight)
+    # [group, in, positions, ...], so that the product has the order of the weight
+    columns = [op.Reshape(part, [window.group * inputs, 1, -1]) for part in seen]
     stacked = op.Concat(*columns, axis=1) if len(columns) > 1 else columns[0]
     if window.group == 1:
-        rows = op.Reshape(stacked, [len(columns) * _per_group(weight, 1, 1), -1])
-        product = op.Gemm(rows, op.Reshape(rows_dy, [_per_group(weight, 0, 1), -1]), transB=1)
-    else:
-        product = op.MatMul(stacked, op.Transpose(rows_dy, perm=[0, 2, 1]))
-    # [group, kernel positions, in, out] to [group, out, in, kernel positions]
-    sizes = [window.group, len(columns), _per_group(weight, 1, 1), _per_group(weight, 0, window.group)]
-    return op.reshape_like(op.Transpose(op.Reshape(product, sizes), perm=[0, 3, 2, 1]), weight)
+        rows = op.Reshape(stacked, [inputs * len(columns), -1])
+        return op.reshape_like(op.Gemm(op.Reshape(rows_dy, [outputs, -1]), rows, transB=1), weight)
+    rows = op.Reshape(stacked, [window.group, inputs * len(columns), -1])
+    return op.reshape_like(op.MatMul(rows_dy, op.Transpose(rows, perm=[0, 2, 1])), weight)
+
+
+THIN = 16
+"""Input channels below which a product per kernel position is slower than one over all (measured on CPU)."""
 
 
 def _per_group(weight: ir.Value, axis: int, group: int) -> int:
