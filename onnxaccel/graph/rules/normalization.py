@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
@@ -19,7 +20,8 @@ def batch_normalization(
     """y = scale n + B with n = (x - mean) / s, s = sqrt(var + epsilon), per channel (Ioffe and Szegedy 2015).
 
     dB = sum(dy), dscale = sum(dy n). In inference mode dx = dy scale / s. In training mode mean and var are
-    those of the m values of the batch, and dx = scale / s (dy - dB / m - n dscale / m).
+    those of the m values of the batch, and dx = scale / s (dy - dB / m - n dscale / m). Written over the centred
+    x, so that each full-size tensor is read and written as seldom as can be.
     """
     x, scale, _, mean, var = node.inputs
     assert x is not None and scale is not None and mean is not None and dy.dtype is not None
@@ -38,29 +40,35 @@ def batch_normalization(
             centred = op.Sub(x, _per_channel(op, mean, len(dims)))
             var = op.ReduceMean(op.Mul(centred, centred), axes, keepdims=0)
     inverse = op.Reciprocal(op.Sqrt(op.Add(var, float(attribute(node, "epsilon", 1e-5)))))
-    normal = op.Mul(op.Sub(x, _per_channel(op, mean, len(dims))), _per_channel(op, inverse, len(dims)))
-    dscale = op.ReduceSum(op.Mul(dy, normal), axes, keepdims=0)
+    centred = op.Sub(x, _per_channel(op, mean, len(dims)))
+    product = op.ReduceSum(op.Mul(dy, centred), axes, keepdims=0)
+    dscale = op.Mul(product, inverse)
     dbias = op.ReduceSum(dy, axes, keepdims=0)
-    gain = _per_channel(op, op.Mul(scale, inverse), len(dims))
+    gain = op.Mul(scale, inverse)
     if not training:
-        dmean_in = op.Neg(op.Mul(dbias, op.Mul(scale, inverse)))
-        dvar_in = op.Mul(op.Mul(dscale, op.Mul(scale, op.Mul(inverse, inverse))), -0.5)
-        return [op.Mul(dy, gain), dscale, dbias, dmean_in, dvar_in]
+        dmean_in = op.Neg(op.Mul(dbias, gain))
+        dvar_in = op.Mul(op.Mul(dscale, op.Mul(gain, inverse)), -0.5)
+        return [op.Mul(dy, _per_channel(op, gain, len(dims))), dscale, dbias, dmean_in, dvar_in]
     count = op.Cast(op.Div(op.Size(x), op.Size(scale)), to=dy.dtype.value)
-    pull = op.Add(
-        _per_channel(op, op.Div(dbias, count), len(dims)),
-        op.Mul(normal, _per_channel(op, op.Div(dscale, count), len(dims))),
-    )
-    dx = op.Mul(op.Sub(dy, pull), gain)
+    pull = op.Div(op.Mul(op.Mul(gain, inverse), dscale), count)
+    shift = op.Neg(op.Div(op.Mul(gain, dbias), count))
+    dx = op.Sub(_affine(op, dy, gain, shift), op.Mul(centred, _per_channel(op, pull, len(dims))))
     momentum = float(attribute(node, "momentum", 0.9))
     if dmean is not None:  # running = momentum running + (1 - momentum) batch, for mean and variance
         dx = op.Add(dx, _per_channel(op, op.Div(op.Mul(dmean, 1.0 - momentum), count), len(dims)))
     if dvar is not None:
-        centred = op.Sub(x, _per_channel(op, mean, len(dims)))
         share = op.Div(op.Mul(dvar, 2.0 * (1.0 - momentum)), count)
         dx = op.Add(dx, op.Mul(centred, _per_channel(op, share, len(dims))))
     carried = [None if d is None else op.Mul(d, momentum) for d in (dmean, dvar)]
     return [dx, dscale, dbias, *carried]
+
+
+def _affine(op: Builder, x: ir.Value, scale: ir.Value, shift: ir.Value) -> ir.Value:
+    """``scale x + shift`` per channel in one pass: a BatchNormalization with mean 0 and variance 1."""
+    assert x.dtype is not None
+    dtype = x.dtype.numpy()
+    zero, one = (op.Expand(np.array(v, dtype), op.Shape(scale)) for v in (0, 1))
+    return op.BatchNormalization(x, scale, shift, zero, one, epsilon=0.0)
 
 
 def _per_channel(op: Builder, values: ir.Value, rank: int) -> ir.Value:
