@@ -23,6 +23,10 @@ from onnxaccel.runtime.session import Session, short
 
 Arrays = dict[str, npt.NDArray[Any]]
 
+SETTINGS = SessionSettings(graph_optimization="extended")
+"""How training steps run. Above "extended", onnxruntime blocks channels for its convolutions; it cannot do so for
+weights that change, and only reorders data around poolings."""
+
 
 class Stepper:
     """Holds the state of a training run and advances it by one batch at a time.
@@ -35,7 +39,7 @@ class Stepper:
 
     def __init__(self, step: TrainingStep, provider: Provider, threads: int = 0) -> None:
         self.step = step
-        self._session = Session(step.model, provider, threads, SessionSettings())
+        self._session = Session(step.model, provider, threads, SETTINGS)
         self._device = provider.device
         self._buffers = [self._allocate(step.initial), self._allocate(step.initial)]
         self._rate = self._value(np.zeros((), np.float32))
