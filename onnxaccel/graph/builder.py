@@ -142,16 +142,17 @@ class Builder:
         zeros.type = ir.TensorType(dtype)
         return zeros
 
-    def indicator(self, x: ir.Value, offset: float = 0.0) -> ir.Value:
-        """1 where ``x + offset`` is positive, 0 where it is not, in the type of ``x``.
+    def indicator(self, x: ir.Value, inclusive: bool = False) -> ir.Value:
+        """1 where ``x`` is positive (``inclusive``: or zero), 0 where it is not, in the type of ``x``.
 
         For float32 and float64 this is one HardSigmoid so steep that every normal number saturates it, which
         onnxruntime runs several times faster on CPU than Sign, or Greater with Where.
         """
         if x.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
-            return self.HardSigmoid(x, alpha=1e38, beta=offset)
+            return self.HardSigmoid(x, alpha=1e38, beta=float(inclusive))
         assert x.dtype is not None
-        return self.Cast(self.Greater(x, -offset), to=x.dtype.value)
+        positive = self.GreaterOrEqual(x, 0.0) if inclusive else self.Greater(x, 0.0)
+        return self.Cast(positive, to=x.dtype.value)
 
     def _result_type(
         self, op_type: str, inputs: Sequence[ir.Value | None], attributes: dict[str, Any]

@@ -24,8 +24,8 @@ from onnxaccel.runtime.session import Session, short
 Arrays = dict[str, npt.NDArray[Any]]
 
 SETTINGS = SessionSettings(graph_optimization="extended")
-"""How training steps run. Above "extended", onnxruntime blocks channels for its convolutions; it cannot do so for
-weights that change, and only reorders data around poolings."""
+"""How training steps run. Above "extended", onnxruntime blocks channels for its convolutions; it cannot do so
+for weights that change, and only reorders data around poolings."""
 
 
 class Stepper:

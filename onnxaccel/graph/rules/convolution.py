@@ -2,73 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
-from onnxaccel.graph.builder import Builder, Dim, attribute, describe, dims_of
+from onnxaccel.graph.builder import Builder, attribute, describe, dims_of
+from onnxaccel.graph.rules.convolution_weight import weight_gradient
 from onnxaccel.graph.rules.registry import gradient
+from onnxaccel.graph.rules.window import Window
 
 Grads = list[ir.Value | None]
-
-
-@dataclass(frozen=True)
-class Window:
-    """The geometry of a convolution: one entry per spatial axis.
-
-    Attributes:
-        kernel: Kernel size.
-        strides: Step of the window.
-        dilations: Distance between kernel elements.
-        begin: Padding before.
-        end: Padding after.
-        group: Number of groups the channels are split into.
-    """
-
-    kernel: list[int]
-    strides: list[int]
-    dilations: list[int]
-    begin: list[int]
-    end: list[int]
-    group: int
-
-    @classmethod
-    def of(cls, node: ir.Node, kernel: list[int]) -> Window:
-        """Read the attributes of a normalised Conv or ConvTranspose."""
-        rank = len(kernel)
-        pads = attribute(node, "pads", [0] * 2 * rank)
-        return cls(
-            list(kernel),
-            list(attribute(node, "strides", [1] * rank)),
-            list(attribute(node, "dilations", [1] * rank)),
-            list(pads[:rank]),
-            list(pads[rank:]),
-            attribute(node, "group", 1),
-        )
-
-    @property
-    def rank(self) -> int:
-        """Number of spatial axes."""
-        return len(self.kernel)
-
-    @property
-    def extent(self) -> list[int]:
-        """Size of the dilated kernel, ``d (k - 1) + 1``."""
-        return [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
-
-    def known(self, sizes: list[Dim]) -> TypeGuard[list[int]]:
-        """Whether ``sizes`` are the fixed sizes of all spatial axes."""
-        return len(sizes) == self.rank and all(isinstance(size, int) for size in sizes)
-
-    @property
-    def pads(self) -> list[int]:
-        """Padding as ONNX's attribute: all begins, then all ends."""
-        return self.begin + self.end
 
 
 @gradient("Conv")
@@ -143,7 +89,7 @@ def _elements(weight: ir.Value) -> int:
 def _convolve_flipped(
     op: Builder, weight: ir.Value, dy: ir.Value, counts: list[int], window: Window
 ) -> ir.Value:
-    """dx = dy * flip(W'), W' being W with its channel axes swapped: as it stands, or as flip(flip(dy) * W')."""
+    """dx = dy * flip(W'), W' being W with its channel axes swapped; or, the same, flip(flip(dy) * W')."""
     spatial = list(range(2, 2 + window.rank))
     reach = [e - 1 for e in window.extent]
     before = [r - p for r, p in zip(reach, window.begin, strict=True)]
@@ -197,67 +143,3 @@ def extend(op: Builder, x: ir.Value, amounts: list[int]) -> ir.Value:
             zeros.type = x.type
             x = op.Concat(x, zeros, axis=axis)
     return x
-
-
-def weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
-    """``dW_k = dY X_k^T`` with channels first and everything else flattened; X_k is what kernel position k saw.
-
-    One product per kernel position, so that what the kernel saw is never held as a whole: that would be as
-    many copies of x as the kernel has positions. Where a product would be too thin (few channels, or groups,
-    which become a batch), the X_k are stacked after all.
-    """
-    spatial = range(2, 2 + window.rank)
-    swapped = [1, 0, *spatial]
-    inputs, outputs = _per_group(weight, 1, 1), _per_group(weight, 0, window.group)
-    rows_dy = op.Reshape(op.Transpose(dy, perm=swapped), [window.group, outputs, -1])
-    seen = _seen_by_kernel(op, op.Transpose(x, perm=swapped), dy, window)
-    if window.group == 1 and inputs >= THIN:
-        flat_dy = op.Reshape(rows_dy, [outputs, -1])
-        products = [op.Gemm(flat_dy, op.Reshape(part, [inputs, -1]), transB=1) for part in seen]
-        if len(products) == 1:
-            return op.reshape_like(products[0], weight)
-        stacked = op.Reshape(op.Concat(*products, axis=0), [len(products), outputs, inputs])
-        return op.reshape_like(op.Transpose(stacked, perm=[1, 2, 0]), weight)
-    # [group, in, positions, ...], so that the product has the order of the weight
-    columns = [op.Reshape(part, [window.group * inputs, 1, -1]) for part in seen]
-    stacked = op.Concat(*columns, axis=1) if len(columns) > 1 else columns[0]
-    if window.group == 1:
-        rows = op.Reshape(stacked, [inputs * len(columns), -1])
-        return op.reshape_like(op.Gemm(op.Reshape(rows_dy, [outputs, -1]), rows, transB=1), weight)
-    rows = op.Reshape(stacked, [window.group, inputs * len(columns), -1])
-    return op.reshape_like(op.MatMul(rows_dy, op.Transpose(rows, perm=[0, 2, 1])), weight)
-
-
-THIN = 16
-"""Input channels below which a product per kernel position is slower than one over all (measured on CPU)."""
-
-
-def _per_group(weight: ir.Value, axis: int, group: int) -> int:
-    size: Dim = (dims_of(weight) or [])[axis]
-    assert isinstance(size, int), "a weight has a fixed shape"
-    return size // group
-
-
-def _seen_by_kernel(op: Builder, x: ir.Value, dy: ir.Value, window: Window) -> list[ir.Value]:
-    """For each kernel position the elements of x that it was multiplied with; x is channels first.
-
-    Position k starts at offset ``k dilation`` of the padded x and advances by the stride, as often as dy is
-    long.
-    """
-    axes = list(range(2, 2 + window.rank))
-    if any(window.pads):
-        x = op.Pad(x, [0, 0, *window.begin, 0, 0, *window.end])
-    if window.kernel == [1] * window.rank and window.strides == [1] * window.rank:
-        return [x]
-    sizes = (dims_of(dy) or [])[2:]
-    parts = []
-    for position in itertools.product(*(range(k) for k in window.kernel)):
-        starts = [p * d for p, d in zip(position, window.dilations, strict=True)]
-        if window.known(sizes):
-            reach = [(n - 1) * s + 1 for n, s in zip(sizes, window.strides, strict=True)]
-            ends: ir.Value | list[int] = [a + r for a, r in zip(starts, reach, strict=True)]
-        else:
-            count = op.Shape(dy, start=2)
-            ends = op.Add(op.Mul(op.Sub(count, [1]), window.strides), [a + 1 for a in starts])
-        parts.append(op.Slice(x, starts, ends, axes, window.strides))
-    return parts

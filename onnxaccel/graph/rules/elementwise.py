@@ -160,13 +160,12 @@ def softplus(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
 def clip(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
     """dx = dy where min <= x <= max, else 0."""
     x, low, high = [*node.inputs, None, None][:3]
-    inside = None
-    if low is not None:
-        inside = op.GreaterOrEqual(x, low)
-    if high is not None:
-        below = op.LessOrEqual(x, high)
-        inside = below if inside is None else op.And(inside, below)
-    return dy if inside is None else op.Where(inside, dy, 0.0)
+    if low is None and high is None:
+        return dy
+    assert x is not None
+    moved = op.Sub(x, node.outputs[0])  # zero inside, negative below min, positive above max
+    outside = moved if high is None else op.Neg(moved if low is None else op.Abs(moved))
+    return op.Mul(dy, op.indicator(outside, inclusive=True))
 
 
 @gradient("LeakyRelu")

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
 from onnxaccel.graph.builder import Builder, attribute, describe, dims_of
-from onnxaccel.graph.rules.convolution import Window
 from onnxaccel.graph.rules.registry import expansion
+from onnxaccel.graph.rules.window import Window
 
 
 @expansion("Compress")

@@ -20,8 +20,8 @@ def batch_normalization(
     """y = scale n + B with n = (x - mean) / s, s = sqrt(var + epsilon), per channel (Ioffe and Szegedy 2015).
 
     dB = sum(dy), dscale = sum(dy n). In inference mode dx = dy scale / s. In training mode mean and var are
-    those of the m values of the batch, and dx = scale / s (dy - dB / m - n dscale / m). Written over the centred
-    x, so that each full-size tensor is read and written as seldom as can be.
+    those of the m values of the batch, and dx = scale / s (dy - dB / m - n dscale / m), written over the
+    centred x, so that each full-size tensor is read and written as seldom as can be.
     """
     x, scale, _, mean, var = node.inputs
     assert x is not None and scale is not None and mean is not None and dy.dtype is not None

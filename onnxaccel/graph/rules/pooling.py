@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
 from onnxaccel.graph.builder import Builder, attribute, describe, dims_of
-from onnxaccel.graph.rules.convolution import Window, extend, fit
+from onnxaccel.graph.rules.convolution import extend, fit
 from onnxaccel.graph.rules.registry import gradient
+from onnxaccel.graph.rules.window import Window
 
 
 @gradient("GlobalAveragePool")
@@ -57,8 +58,8 @@ def _tiled_max_pool(op: Builder, x: ir.Value, y: ir.Value, dy: ir.Value, window:
     sizes = [int(n) for n in (dims_of(x) or [])[2:] if isinstance(n, int)]
     covered = [n - n % k for n, k in zip(sizes, window.kernel, strict=True)]
     reached = op.Slice(x, [0, 0], covered, [2, 3]) if covered != sizes else x
-    # y is nowhere less than the x of its window, so x - y + 1 is positive at a maximum only
-    mask = op.indicator(op.Sub(reached, _enlarge(op, y, window)), 1.0)
+    # y is nowhere less than the x of its window, so x - y is negative everywhere but at a maximum
+    mask = op.indicator(op.Sub(reached, _enlarge(op, y, window)), inclusive=True)
     ties = op.AveragePool(mask, kernel_shape=window.kernel, strides=window.strides)
     share = op.Div(dy, op.Mul(ties, float(np.prod(window.kernel))))
     dx = op.Mul(mask, _enlarge(op, share, window))

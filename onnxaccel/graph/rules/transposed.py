@@ -6,8 +6,10 @@ import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
 from onnxaccel.graph.builder import Builder, describe
-from onnxaccel.graph.rules.convolution import Grads, Window, kernel_of, weight_gradient
+from onnxaccel.graph.rules.convolution import Grads, kernel_of
+from onnxaccel.graph.rules.convolution_weight import weight_gradient
 from onnxaccel.graph.rules.registry import gradient
+from onnxaccel.graph.rules.window import Window
 
 
 @gradient("ConvTranspose")
