@@ -18,7 +18,9 @@ Case = tuple[tuple[int, int], int, dict[str, Any], str]
 # channels, image, further arguments of Conv2d, an operator that only the expected form has
 CASES: list[Case] = [
     ((3, 8), 9, {"padding": 1}, "stack"),
-    ((32, 32), 8, {"padding": 1, "groups": 32}, "stack"),
+    ((32, 32), 8, {"padding": 1, "groups": 32}, "channel"),
+    ((8, 8), 9, {"padding": (2, 0), "groups": 8, "stride": 2}, "channel"),
+    ((8, 16), 9, {"padding": 1, "groups": 8}, "stack"),
     ((32, 48), 8, {"padding": 1, "groups": 2}, "stack"),
     ((16, 24), 9, {"padding": 1}, "shifts"),
     ((16, 24), 9, {}, "shifts"),

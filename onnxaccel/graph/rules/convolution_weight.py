@@ -25,6 +25,8 @@ def weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, wi
     spatial = range(2, 2 + window.rank)
     inputs, outputs = _channels(weight, 1), _channels(weight, 0)
     plane, reached = _plane(x), _plane(dy)
+    if inputs == 1 and outputs == window.group:
+        return _by_channel(op, x, weight, dy, window)
     x = op.Transpose(x, perm=[1, 0, *spatial])
     rows = op.Transpose(dy, perm=[1, 0, *spatial])
     if window.group > 1 or inputs < THIN:
@@ -32,6 +34,14 @@ def weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, wi
     if max(inputs, outputs) <= SMALL and plane and reached and _shiftable(window):
         return _by_shifts(op, x, weight, rows, window, plane, reached)
     return _by_position(op, x, weight, dy, rows, window)
+
+
+def _by_channel(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
+    """Depthwise: each channel on its own, ``dW_k = sum(dY X_k)``."""
+    axes = [0, *range(2, 2 + window.rank)]
+    sums = [op.ReduceSum(op.Mul(dy, part), axes, keepdims=0) for part in _seen_by_kernel(op, x, dy, window)]
+    stacked = op.Concat(*[op.Unsqueeze(each, [1]) for each in sums], axis=1)
+    return op.reshape_like(stacked, weight)
 
 
 def _by_position(
@@ -118,7 +128,7 @@ def _channels(weight: ir.Value, axis: int) -> int:
 
 
 def _seen_by_kernel(op: Builder, x: ir.Value, dy: ir.Value, window: Window) -> list[ir.Value]:
-    """For each kernel position the elements of x that it was multiplied with; x is channels first.
+    """For each kernel position the elements of x that it was multiplied with, spatial axes last.
 
     Position k starts at offset ``k dilation`` of the padded x and advances by the stride, as often as dy is
     long.
