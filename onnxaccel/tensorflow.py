@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
-import onnx_ir as ir
-
 from onnxaccel.errors import MissingWeights, ModelError
 from onnxaccel.graph.model import Model, tensor_of
 
@@ -36,6 +33,7 @@ def load_trained(keras_model: Any, trained: str | os.PathLike[str] | Model) -> A
             changed.
     """
     from onnxaccel.converters.tensorflow.keras import weight_names
+    from onnxaccel.converters.tensorflow.weights import in_source_layout
 
     model = trained if isinstance(trained, Model) else Model.load(trained)
     if model.metadata.framework != "tensorflow" or model.metadata.trainable is None:
@@ -45,7 +43,9 @@ def load_trained(keras_model: Any, trained: str | os.PathLike[str] | Model) -> A
         if name not in own:
             raise MissingWeights(f"{keras_model.name} has no weight {name!r}, which the model trained")
     weights = {
-        name: _in_keras_layout(value) for name, value in model.graph.initializers.items() if name in own
+        name: in_source_layout(value, tensor_of(value))
+        for name, value in model.graph.initializers.items()
+        if name in own
     }
     for name, array in weights.items():
         if array.shape != tuple(own[name].shape):
@@ -56,13 +56,3 @@ def load_trained(keras_model: Any, trained: str | os.PathLike[str] | Model) -> A
     for name, array in weights.items():
         own[name].assign(array)
     return keras_model
-
-
-def _in_keras_layout(value: ir.Value) -> np.ndarray[Any, Any]:
-    from onnxaccel.converters.tensorflow.keras import PERMUTATION
-
-    array = tensor_of(value)
-    permutation = value.metadata_props.get(PERMUTATION)
-    if permutation is None:
-        return array
-    return array.transpose(np.argsort([int(axis) for axis in permutation.split()]))

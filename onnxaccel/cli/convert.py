@@ -27,6 +27,12 @@ def convert(
     factory: Annotated[
         str | None, typer.Option(help="module:callable that builds a state dict's module.")
     ] = None,
+    parameters: Annotated[
+        str, typer.Option(help="With --trainable: constants of a frozen graph that are parameters: N,N.")
+    ] = "",
+    custom_objects: Annotated[
+        str | None, typer.Option(help="Module with the custom layers of a Keras file; runs its code.")
+    ] = None,
     opset: Annotated[int, typer.Option(help="ONNX opset to write.", min=18)] = 18,
     tolerance: Annotated[float, typer.Option(help="Largest relative error to the source framework.")] = 1e-4,
     verify: Annotated[bool, typer.Option(help="Compare with the source framework.")] = True,
@@ -46,6 +52,8 @@ def convert(
         outputs=names(outputs),
         shapes=dict(shape_of(s) for s in shape or ()),
         factory=factory,
+        parameters=names(parameters),
+        custom_objects=custom_objects,
         opset=opset,
         tolerance=tolerance,
         verify=verify,

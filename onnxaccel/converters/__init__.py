@@ -25,6 +25,8 @@ def convert(
     outputs: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     factory: str | None = None,
+    parameters: Sequence[str] = (),
+    custom_objects: str | None = None,
     opset: int = OPSET,
     tolerance: float = TOLERANCE,
     verify: bool = True,
@@ -35,12 +37,15 @@ def convert(
 
     Args:
         *source: Paths of the model's files (``"deploy.prototxt", "net.caffemodel"``), or one live model: a
-            Keras model, or a torch module followed by its example inputs.
+            Keras model, a tf.function, or a torch module, followed by example inputs where they are needed.
         trainable: Keep every parameter under its name, and BatchNormalization and Dropout as nodes.
         inputs: Tensor names to cut the source graph at; inferred when empty.
         outputs: Tensor names to end the source graph at; inferred when empty.
         shapes: Shape by input name, -1 for a dynamic dimension.
         factory: "module:callable" that builds the torch module a state dict belongs to.
+        parameters: Names or patterns of the constants of a frozen TensorFlow graph that are parameters, for
+            ``trainable``; by default they are found by rule.
+        custom_objects: Module that defines the custom layers and functions of a Keras file; it is imported.
         opset: The ONNX opset to write.
         tolerance: Largest relative error allowed, ``max|y - r| / max|r|`` per output.
         verify: Whether to compare with the source framework.
@@ -61,6 +66,8 @@ def convert(
         outputs=tuple(outputs),
         shapes={name: tuple(dims) for name, dims in (shapes or {}).items()},
         factory=factory,
+        parameters=tuple(parameters),
+        custom_objects=custom_objects,
         opset=opset,
         trainable=trainable,
         trust_pickle=trust_pickle,

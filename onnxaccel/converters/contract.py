@@ -24,6 +24,8 @@ class Options:
         factory: "module:callable" that builds the module a state dict belongs to.
         opset: The opset to write.
         trainable: Keep every parameter under its name, BatchNormalization and Dropout as nodes.
+        parameters: Names of a frozen graph's constants to make parameters; empty: by rule.
+        custom_objects: Module with the custom classes and functions of a Keras file.
         trust_pickle: Allow unpickling, that is, running code from the file.
         progress: Called with one line per stage.
     """
@@ -34,6 +36,8 @@ class Options:
     factory: str | None = None
     opset: int = OPSET
     trainable: bool = False
+    parameters: tuple[str, ...] = ()
+    custom_objects: str | None = None
     trust_pickle: bool = False
     progress: Callable[[str], None] = lambda line: None
 

@@ -30,6 +30,7 @@ class Detected:
 FRAMEWORK = {
     "frozen-graph": "tensorflow",
     "saved-model": "tensorflow",
+    "checkpoint": "tensorflow",
     "keras": "tensorflow",
     "keras-h5": "tensorflow",
     "tflite": "tensorflow",
@@ -71,9 +72,13 @@ def format_of(path: Path) -> str:
     if path.is_dir():
         if (path / "saved_model.pb").is_file() or (path / "saved_model.pbtxt").is_file():
             return "saved-model"
+        if any(path.glob("*.meta")):
+            return "checkpoint"
         raise UnknownFormat(
             f"{path}: a folder without saved_model.pb; give a SavedModel folder or a model file"
         )
+    if _is_checkpoint(path):
+        return "checkpoint"
     if not path.is_file():
         raise UnknownFormat(f"{path}: no such file or folder")
     with path.open("rb") as file:
@@ -93,6 +98,12 @@ def format_of(path: Path) -> str:
     if is_text(head):
         return _format_of_text(path, head)
     return _format_of_proto(path, head)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a path is a file, or the common beginning, of a TF1 checkpoint: X.meta, X.index, X.data-..."""
+    prefixes = [path, path.with_suffix(""), path.with_name(path.name.split(".data-")[0])]
+    return any(Path(f"{p}.meta").is_file() and Path(f"{p}.index").is_file() for p in prefixes)
 
 
 def _format_of_zip(path: Path) -> str:

@@ -22,27 +22,37 @@ def convert_files(detected: Detected, options: Options) -> Conversion:
     if detected.format in ("keras", "keras-h5"):
         suffix = ".keras" if detected.format == "keras" else ".h5"
         return keras.keras_file(path, options, suffix, detected.format)
-    if options.trainable:
-        raise ConversionError(
-            f"{path}: --trainable needs a Keras model; in a {detected.format} the parameters have "
-            "lost their names. Without --trainable it converts for inference"
-        )
-    if detected.format == "frozen-graph":
-        return graphs.frozen_graph(path, options)
-    if detected.format == "saved-model":
-        return graphs.saved_model(path, options)
-    return tflite.tflite_file(path, options)
+    if detected.format == "tflite":
+        if options.trainable:
+            raise ConversionError(
+                f"{path}: TensorFlow Lite models are made for inference and cannot be trained; give the "
+                "model that it was made from, or convert without --trainable"
+            )
+        return tflite.tflite_file(path, options)
+    readers = {
+        "frozen-graph": graphs.frozen_graph,
+        "saved-model": graphs.saved_model,
+        "checkpoint": graphs.checkpoint,
+    }
+    return readers[detected.format](path, options)
 
 
 def convert_live(model: Any, example: tuple[Any, ...], options: Options) -> Conversion:
-    """Convert a live Keras model; ``example`` is not needed.
+    """Convert a live Keras model, tf.function, concrete function or tf.Module.
+
+    Args:
+        model: What to convert.
+        example: Example inputs, where the model does not know its inputs' shapes.
+        options: What the user asked for.
 
     Raises:
-        ConversionError: It is no Keras model, or cannot be traced.
+        ConversionError: It cannot be called, or cannot be traced.
         MissingDependency: tf2onnx is not installed.
     """
-    from onnxaccel.converters.tensorflow import keras
+    from onnxaccel.converters.tensorflow import keras, live
 
-    if not hasattr(model, "stateless_call"):
-        raise ConversionError(f"cannot convert a {type(model).__name__}; give a Keras 3 model")
-    return keras.keras_model(model, options)
+    if hasattr(model, "stateless_call"):
+        return keras.keras_model(model, options, example=example)
+    if type(model).__module__.split(".")[0] == "tf_keras" or hasattr(model, "_keras_api_names"):
+        return live.old_keras_model(model, options, "keras-model")
+    return live.live_function(model, options, example)

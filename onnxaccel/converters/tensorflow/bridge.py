@@ -13,13 +13,14 @@ from typing import Any
 
 import onnx
 
+from onnxaccel.converters.tensorflow.operators import handlers
 from onnxaccel.errors import ConversionError, MissingDependency
 
-FRONT_ENDS = frozenset({"AudioSpectrogram", "DecodeWav", "Mfcc", "DecodeJpeg", "DecodePng", "DecodeImage"})
+FRONT_ENDS = frozenset(
+    """AudioSpectrogram DecodeWav Mfcc DecodeJpeg DecodePng DecodeImage DecodeBmp DecodeGif ParseExample
+    ParseExampleV2 ParseSingleExample""".split()
+)
 """Operators that turn files into tensors; a graph is cut behind them."""
-
-DROPOUT = "onnxaccel.dropout:"
-"""Message of the CheckNumerics node that marks a Dropout, followed by its rate."""
 
 
 def import_tensorflow() -> Any:
@@ -81,6 +82,7 @@ def to_onnx(
     opset: int,
     renamed: Mapping[str, str],
     shapes: Mapping[str, Sequence[int | None]] | None = None,
+    cut: Callable[[str], str | None] = lambda node: f"{node}:0",
 ) -> onnx.ModelProto:
     """Map a GraphDef to ONNX.
 
@@ -91,6 +93,7 @@ def to_onnx(
         opset: The opset to write.
         renamed: New names of inputs and outputs.
         shapes: Shapes that replace those of inputs, by tensor name; None is dynamic.
+        cut: What to give ``--inputs`` to cut the graph behind a node, by the node's name.
 
     Raises:
         ConversionError: An operator has no mapping, or its mapping fails.
@@ -105,6 +108,7 @@ def to_onnx(
     return _mapped(
         pruned,
         opset,
+        cut,
         input_names=list(inputs),
         output_names=list(outputs),
         tensors_to_rename=dict(renamed),
@@ -118,10 +122,12 @@ def tflite_to_onnx(path: Path, opset: int) -> onnx.ModelProto:
     Raises:
         ConversionError: An operator has no mapping, or its mapping fails.
     """
-    return _mapped(lambda: None, opset, tflite_path=str(path))
+    return _mapped(lambda: None, opset, lambda node: None, tflite_path=str(path))
 
 
-def _mapped(graph: Callable[[], Any], opset: int, **settings: Any) -> onnx.ModelProto:
+def _mapped(
+    graph: Callable[[], Any], opset: int, cut: Callable[[str], str | None], **settings: Any
+) -> onnx.ModelProto:
     """Run tf2onnx on the GraphDef that ``graph`` gives, called within a graph of its own."""
     tf = import_tensorflow()
     from tf2onnx import convert, optimizer
@@ -136,61 +142,22 @@ def _mapped(graph: Callable[[], Any], opset: int, **settings: Any) -> onnx.Model
                     name="onnxaccel",
                     continue_on_error=False,
                     opset=opset,
-                    custom_op_handlers={
-                        "CheckNumerics": (_dropout_or_identity, []),
-                        "Erfc": (_erfc, []),
-                    },
+                    custom_op_handlers=handlers(),
                     optimizers=chosen,
                     **settings,
                 )
+        except ConversionError:
+            raise
         except Exception as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             reason = lines[0] if lines else type(error).__name__
             raise ConversionError(f"tf2onnx cannot map the graph: {reason}") from None
-    _refuse_unmapped(proto)
+    _refuse_unmapped(proto, cut)
     mapped: onnx.ModelProto = proto
     return mapped
 
 
-def _erfc(ctx: Any, node: Any, name: str, args: Any, **_: Any) -> None:
-    """``Erfc(x) = 1 - Erf(x)``, which Keras's exact gelu uses and tf2onnx lacks."""
-    import numpy as np
-    from tf2onnx import utils
-
-    dtype, shape = ctx.get_dtype(node.output[0]), ctx.get_shape(node.output[0])
-    source, output = node.input[0], node.output[0]
-    ctx.remove_node(node.name)
-    erf = ctx.make_node("Erf", [source], shapes=[shape], dtypes=[dtype])
-    one = ctx.make_const(utils.make_name("one"), np.array(1, utils.map_onnx_to_numpy_type(dtype)))
-    ctx.make_node(
-        "Sub",
-        [one.output[0], erf.output[0]],
-        name=node.name,
-        outputs=[output],
-        shapes=[shape],
-        dtypes=[dtype],
-    )
-
-
-def _dropout_or_identity(ctx: Any, node: Any, name: str, args: Any, **_: Any) -> None:
-    """CheckNumerics becomes Dropout where its message is our mark, else Identity."""
-    import numpy as np
-
-    message = node.get_attr_value("message")
-    message = message.decode() if isinstance(message, bytes) else message
-    shape, dtype = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
-    source, output = node.input[0], node.output[0]
-    ctx.remove_node(node.name)
-    settings: dict[str, Any] = {"outputs": [output], "name": node.name, "shapes": [shape], "dtypes": [dtype]}
-    if not message.startswith(DROPOUT):
-        ctx.make_node("Identity", [source], **settings)
-        return
-    rate = ctx.make_const(f"{node.name}/ratio", np.float32(message.removeprefix(DROPOUT)))
-    mode = ctx.make_const(f"{node.name}/training_mode", np.array(False))
-    ctx.make_node("Dropout", [source, rate.output[0], mode.output[0]], **settings)
-
-
-def _refuse_unmapped(proto: onnx.ModelProto) -> None:
+def _refuse_unmapped(proto: onnx.ModelProto, cut: Callable[[str], str | None]) -> None:
     """tf2onnx leaves operators that it does not know in the graph, under TensorFlow's names."""
     for graph in _graphs(proto.graph):
         for node in graph.node:
@@ -198,7 +165,8 @@ def _refuse_unmapped(proto: onnx.ModelProto) -> None:
                 continue
             message = f"operator {node.op_type} (node {node.name!r}) has no ONNX form"
             if node.op_type in FRONT_ENDS or "String" in node.op_type or node.op_type.startswith("Decode"):
-                message += f"; cut the graph behind it with --inputs {node.output[0].split(':')[0]}:0"
+                place = cut(node.name)
+                message += f"; cut the graph behind it with --inputs {place}" if place else ""
             raise ConversionError(message)
 
 

@@ -1,7 +1,8 @@
-"""Frozen GraphDefs and SavedModels."""
+"""Frozen GraphDefs, TF1 checkpoints, SavedModels and live functions: what is in them, by name."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -9,146 +10,215 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from onnxaccel.converters.contract import Arrays, Conversion, Options
+from onnxaccel.converters.contract import Conversion, Options
 from onnxaccel.converters.detect import is_text
-from onnxaccel.converters.tensorflow.bridge import FRONT_ENDS, import_tensorflow, quiet, to_onnx
+from onnxaccel.converters.tensorflow.bridge import FRONT_ENDS, import_tensorflow, quiet
+from onnxaccel.converters.tensorflow.functions import Frozen, convert_frozen, first_line, freeze
+from onnxaccel.converters.tensorflow.parameters import find_parameters
 from onnxaccel.errors import ConversionError, UnknownFormat
-from onnxaccel.graph.model import Model, Preprocessing
+
+_LOSSES = ("SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits")
+_NO_RESULTS = frozenset(
+    """Const NoOp Placeholder Assert VarIsInitializedOp Assign AssignVariableOp MergeSummary ScalarSummary
+    HistogramSummary SaveV2 RestoreV2 VariableV2""".split()
+)
+_TRAINING = ("save/", "gradients/", "report_uninitialized", "init", "Adam", "Momentum", "GradientDescent")
+"""How names of what only training needs begin, in TF1 graphs."""
 
 
 def frozen_graph(path: Path, options: Options) -> Conversion:
     """A GraphDef whose weights are constants, binary or text."""
-    tf = import_tensorflow()
-    graph_def = _read_graph_def(tf, path)
-    inputs = [_tensor(name) for name in options.inputs] or _placeholders(graph_def)
-    outputs = [_tensor(name) for name in options.outputs] or _leaves(graph_def)
-    _check_names(graph_def, [*inputs, *outputs], path)
+    return graph(read_graph_def(path), path, options, "frozen-graph")
 
+
+def graph(
+    graph_def: Any, path: Path, options: Options, source_format: str, variables: Sequence[str] = ()
+) -> Conversion:
+    """A GraphDef without variables.
+
+    Args:
+        graph_def: The graph.
+        path: Where it comes from, for messages.
+        options: What the user asked for.
+        source_format: The format's name, for the metadata.
+        variables: Names of constants that were trainable variables, where that is known.
+    """
+    tf = import_tensorflow()
+    _defaults_to_constants(graph_def, options)
+    outputs = [_tensor(name) for name in options.outputs] or _leaves(graph_def)
+    inputs = [_tensor(name) for name in options.inputs] or _placeholders(graph_def, outputs)
+    _check_names(graph_def, [*inputs, *outputs], path)
+    function = _imported(tf, graph_def).prune(inputs, outputs)
+
+    def run(arrays: list[Any]) -> list[Any]:
+        types = [tensor.dtype for tensor in function.inputs[: len(inputs)]]
+        return _flat(function(*[tf.constant(a, t) for a, t in zip(arrays, types, strict=True)]))
+
+    frozen = Frozen(graph_def, inputs, outputs, run)
+    if options.trainable:
+        every, trained = find_parameters(graph_def, options.parameters)
+        if variables and not options.parameters:
+            every, trained = list(dict.fromkeys([*every, *variables])), list(variables)
+        frozen.parameters = {name: name.removesuffix("/read") for name in every}
+        frozen.trainable = [frozen.parameters[name] for name in trained]
+    return convert_frozen(frozen, options, source_format)
+
+
+def _imported(tf: Any, graph_def: Any) -> Any:
     def load() -> None:
         tf.import_graph_def(graph_def, name="")
 
     with quiet():
-        wrapped = tf.compat.v1.wrap_function(load, [])
-        function = wrapped.prune(inputs, outputs)
-    return convert_function(function, graph_def, inputs, outputs, options, "frozen-graph")
+        try:
+            return tf.compat.v1.wrap_function(load, [])
+        except Exception as error:  # TensorFlow raises whatever its importer raises
+            raise ConversionError(f"TensorFlow cannot import the graph ({first_line(error)})") from None
+
+
+def checkpoint(path: Path, options: Options) -> Conversion:
+    """A TF1 checkpoint: the graph of its ``.meta`` with the values of its variables.
+
+    Args:
+        path: The ``.meta`` file, another file of the checkpoint, or the folder that has them.
+        options: What the user asked for.
+    """
+    tf = import_tensorflow()
+    prefix = checkpoint_prefix(path)
+    if prefix is None:
+        raise ConversionError(f"{path}: a checkpoint's .meta needs its .index and .data files beside it")
+    v1 = tf.compat.v1
+    with quiet(), tf.Graph().as_default() as built, v1.Session(graph=built) as session:
+        try:
+            saver = v1.train.import_meta_graph(f"{prefix}.meta", clear_devices=True)
+            saver.restore(session, str(prefix))
+        except Exception as error:  # TensorFlow raises whatever its parsers raise
+            raise ConversionError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
+        graph_def = built.as_graph_def()
+        for node in graph_def.node:
+            node.attr.pop("_output_shapes", None)
+        outputs = [name.split(":")[0] for name in options.outputs] or [
+            name.split(":")[0] for name in _leaves(graph_def)
+        ]
+        _check_names(graph_def, outputs, path)
+        trained = [variable.op.name for variable in v1.trainable_variables()]
+        graph_def = v1.graph_util.convert_variables_to_constants(session, graph_def, outputs)
+    names = {node.name for node in graph_def.node}
+    return graph(graph_def, path, options, "checkpoint", [name for name in trained if name in names])
+
+
+def checkpoint_prefix(path: Path) -> Path | None:
+    """What the names of a TF1 checkpoint's files begin with, or None where there is none with a graph."""
+    if path.is_dir():
+        found = sorted(path.glob("*.meta"), key=lambda file: file.stat().st_mtime)
+        path = found[-1] if found else path
+    for prefix in (path, path.with_name(path.name.split(".data-")[0]), path.with_suffix("")):
+        if Path(f"{prefix}.meta").is_file() and Path(f"{prefix}.index").is_file():
+            return prefix
+    return None
 
 
 def saved_model(path: Path, options: Options) -> Conversion:
     """A SavedModel folder: its serving signature, or the only one it has."""
     tf = import_tensorflow()
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
     with quiet():
         try:
             with _without_optimizer(path) as folder:
                 loaded = tf.saved_model.load(str(folder))
         except Exception as error:  # TensorFlow raises whatever its parsers raise
-            raise ConversionError(f"{path}: not a readable SavedModel ({_first(error)})") from None
-        signatures = dict(loaded.signatures)
-        if not signatures:
-            raise ConversionError(f"{path}: has no signature to convert; save it with signatures=...")
-        chosen = signatures.get("serving_default") or next(iter(signatures.values()))
-        frozen = convert_variables_to_constants_v2(chosen)
+            raise ConversionError(f"{path}: not a readable SavedModel ({first_line(error)})") from None
+    signatures = dict(loaded.signatures)
+    if not signatures:
+        raise ConversionError(f"{path}: has no signature to convert; save it with signatures=...")
+    chosen = signatures.get("serving_default") or next(iter(signatures.values()))
+    arguments = list(chosen.structured_input_signature[1])
+    held = list(getattr(loaded, "variables", []))
+    return function(chosen, options, "saved-model", arguments, str(path), held)
+
+
+def function(
+    concrete: Any,
+    options: Options,
+    source_format: str,
+    arguments: Sequence[str] = (),
+    where: str = "the function",
+    held: Sequence[Any] = (),
+) -> Conversion:
+    """A concrete function, with its variables.
+
+    Args:
+        concrete: The function.
+        options: What the user asked for.
+        source_format: The format's name, for the metadata.
+        arguments: Names of its arguments, by which it is called.
+        where: What it is, for messages.
+        held: Variables that it may read beside its own.
+    """
+    tf = import_tensorflow()
+    with quiet():
+        frozen, variables = freeze(concrete, held)
     graph_def = frozen.graph.as_graph_def(add_shapes=True)
+    _refuse_strings(frozen.inputs)
     inputs = [_tensor(name) for name in options.inputs] or [t.name for t in frozen.inputs]
     outputs = [_tensor(name) for name in options.outputs] or [t.name for t in frozen.outputs]
-    _check_names(graph_def, [*inputs, *outputs], path)
+    _check_names(graph_def, [*inputs, *outputs], Path(where))
     names: dict[str, str] = {}
     if not options.inputs:
-        names |= dict(zip(inputs, _argument_names(chosen, inputs), strict=True))
-    if not options.outputs:
-        names |= dict(zip(outputs, sorted(chosen.structured_outputs), strict=True))
+        names |= dict(zip(inputs, _argument_names(concrete, inputs, arguments), strict=True))
+    results = concrete.structured_outputs
+    if not options.outputs and isinstance(results, dict) and len(results) == len(outputs):
+        names |= dict(zip(outputs, sorted(results), strict=True))
     with quiet():
-        function = frozen.prune(inputs, outputs) if options.inputs or options.outputs else frozen
-    return convert_function(function, graph_def, inputs, outputs, options, "saved-model", names)
+        pruned = frozen.prune(inputs, outputs) if options.inputs or options.outputs else frozen
+    types = [tensor.dtype for tensor in pruned.inputs[: len(inputs)]]
+
+    def run(arrays: list[Any]) -> list[Any]:
+        return _flat(pruned(*[tf.constant(a, t) for a, t in zip(arrays, types, strict=True)]))
+
+    found = Frozen(graph_def, inputs, outputs, run, names)
+    if options.trainable:
+        own = dict(zip(variables, unique([_plain(v.name) for v in variables.values()]), strict=True))
+        found.parameters = own
+        found.trainable = [own[node] for node, v in variables.items() if v.trainable]
+        if options.parameters or not own:
+            every, trained = find_parameters(graph_def, options.parameters)
+            found.parameters = {name: own.get(name, name) for name in every}
+            found.trainable = [found.parameters[name] for name in trained]
+    return convert_frozen(found, options, source_format)
 
 
 @contextmanager
 def _without_optimizer(path: Path) -> Iterator[Path]:
     """The SavedModel without its optimizer's slots, which only the Keras that wrote them restores."""
+    from google.protobuf import text_format
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     proto = SavedModel()
     try:
-        proto.ParseFromString((path / "saved_model.pb").read_bytes())
-    except DecodeError as error:
-        raise ConversionError(f"saved_model.pb is damaged or truncated: {error}") from None
-    for graph in proto.meta_graphs:
-        for node in graph.object_graph_def.nodes:
+        if (path / "saved_model.pb").is_file():
+            proto.ParseFromString((path / "saved_model.pb").read_bytes())
+        else:
+            text_format.Parse((path / "saved_model.pbtxt").read_text(), proto)
+    except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
+        raise ConversionError(f"saved_model.pb is damaged or truncated: {first_line(error)}") from None
+    for meta in proto.meta_graphs:
+        for node in meta.object_graph_def.nodes:
             node.ClearField("slot_variables")
     with tempfile.TemporaryDirectory() as folder:
         for entry in path.iterdir():
-            if entry.name not in ("saved_model.pb", "fingerprint.pb"):
+            if entry.name not in ("saved_model.pb", "saved_model.pbtxt", "fingerprint.pb"):
                 os.symlink(entry.resolve(), Path(folder) / entry.name)
         (Path(folder) / "saved_model.pb").write_bytes(proto.SerializeToString())
         yield Path(folder)
 
 
-def convert_function(
-    function: Any,
-    graph_def: Any,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    options: Options,
-    source_format: str,
-    names: dict[str, str] | None = None,
-) -> Conversion:
-    """Convert a function without variables, given also as a GraphDef.
+def read_graph_def(path: Path) -> Any:
+    """A GraphDef from a file, binary or text.
 
-    Args:
-        function: Runs the graph: tensors in the order of ``inputs``, a list in the order of ``outputs``.
-        graph_def: The graph.
-        inputs: Tensor names of the inputs.
-        outputs: Tensor names of the outputs.
-        options: What the user asked for.
-        source_format: The format's name, for the metadata.
-        names: Names in the ONNX model, by tensor name; those left out lose their ":0".
+    Raises:
+        UnknownFormat: It is damaged, or empty.
     """
     tf = import_tensorflow()
-    renamed = {tensor: (names or {}).get(tensor, tensor.removesuffix(":0")) for tensor in [*inputs, *outputs]}
-    if len(set(renamed.values())) < len(renamed):  # an output that is an input under another name
-        renamed |= {
-            t: t.replace(":", "_") + "_output" for t in outputs if renamed[t] in {renamed[i] for i in inputs}
-        }
-    known = {t: dynamic(options.shapes[renamed[t]]) for t in inputs if renamed[t] in options.shapes}
-    options.progress("mapping operators (tf2onnx)")
-    proto = to_onnx(graph_def, inputs, outputs, options.opset, renamed, known)
-    model = Model.from_proto(proto)
-    finish(model, source_format)
-
-    def reference(feed: Arrays) -> Arrays:
-        types = [tensor.dtype for tensor in function.inputs[: len(inputs)]]
-        tensors = [tf.constant(feed[renamed[t]], dtype) for t, dtype in zip(inputs, types, strict=True)]
-        results = function(*tensors)
-        if isinstance(results, dict):
-            results = list(results.values())
-        results = results if isinstance(results, (list, tuple)) else [results]
-        return {renamed[t]: r.numpy() for t, r in zip(outputs, results, strict=True)}
-
-    return Conversion(model, reference, f"TensorFlow {tf.__version__}")
-
-
-def finish(model: Model, source_format: str) -> None:
-    """Name the batch dimension, and fill in where the model comes from."""
-    import onnx_ir as ir
-
-    for value in [*model.inputs, *model.outputs]:
-        if value.shape is not None and value.shape.rank() and not isinstance(value.shape[0], int):
-            value.shape = ir.Shape(["batch", *list(value.shape)[1:]])
-    model.metadata.framework = "tensorflow"
-    model.metadata.format = source_format
-    images = [v for v in model.inputs if v.shape is not None and v.shape.rank() == 4]
-    if images:
-        model.metadata.preprocessing = Preprocessing(layout="NHWC")
-
-
-def dynamic(dims: Sequence[int]) -> list[int | None]:
-    """A shape as TensorFlow writes it: None where the user wrote -1."""
-    return [None if d == -1 else d for d in dims]
-
-
-def _read_graph_def(tf: Any, path: Path) -> Any:
     from google.protobuf import text_format
     from google.protobuf.message import DecodeError
 
@@ -160,35 +230,87 @@ def _read_graph_def(tf: Any, path: Path) -> Any:
         else:
             graph_def.ParseFromString(data)
     except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
-        raise UnknownFormat(f"{path}: a damaged or truncated TensorFlow graph ({_first(error)})") from None
+        raise UnknownFormat(
+            f"{path}: a damaged or truncated TensorFlow graph ({first_line(error)})"
+        ) from None
     if not graph_def.node:
         raise UnknownFormat(f"{path}: a TensorFlow graph without nodes")
+    held = [node for node in graph_def.node if node.op in ("VariableV2", "Variable", "VarHandleOp")]
+    if held:
+        raise ConversionError(
+            f"{path}: {len(held)} variables have no values in the graph ({held[0].name}, ...); give the "
+            "checkpoint's .meta file with its .index and .data files beside it, or a frozen graph"
+        )
     return graph_def
 
 
-def _placeholders(graph_def: Any) -> list[str]:
-    found = [f"{node.name}:0" for node in graph_def.node if node.op == "Placeholder"]
+def _defaults_to_constants(graph_def: Any, options: Options) -> None:
+    """Placeholders with a default (a keep rate, a training flag) take it, unless they are asked for."""
+    asked = {name.split(":")[0] for name in options.inputs}
+    for node in graph_def.node:
+        if node.op == "PlaceholderWithDefault" and node.name not in asked:
+            dtype = node.attr["dtype"].type
+            node.op = "Identity"
+            node.ClearField("attr")
+            node.attr["T"].type = dtype
+
+
+def _placeholders(graph_def: Any, outputs: Sequence[str]) -> list[str]:
+    """The placeholders that the outputs depend on."""
+    needed = _ancestors(graph_def, outputs)
+    front = next((n for n in graph_def.node if n.op in FRONT_ENDS and n.name in needed), None)
+    if front is not None:
+        last = _last_front_end(graph_def, needed)
+        raise ConversionError(
+            f"operator {last.op} (node {last.name!r}) decodes files and has no ONNX form; "
+            f"cut the graph behind it with --inputs {last.name}:0"
+        )
+    found = [f"{n.name}:0" for n in graph_def.node if n.op == "Placeholder" and n.name in needed]
     if not found:
         raise ConversionError("the graph has no placeholder to feed; name its inputs with --inputs NAME:0")
-    front = next(
-        (n for n in graph_def.node if n.op in FRONT_ENDS and n.op in ("Mfcc", "DecodeJpeg", "DecodePng")),
-        None,
-    )
-    if front is not None:
-        raise ConversionError(
-            f"operator {front.op} (node {front.name!r}) decodes files and has no ONNX form; "
-            f"cut the graph behind it with --inputs {front.name}:0"
-        )
     return found
+
+
+def _last_front_end(graph_def: Any, needed: set[str]) -> Any:
+    """The front end's last operator: the one that no other of them reads."""
+    fronts = [n for n in graph_def.node if n.op in FRONT_ENDS and n.name in needed]
+    read = {name.split(":")[0] for n in fronts for name in n.input}
+    return next(n for n in reversed(fronts) if n.name not in read)
+
+
+def _ancestors(graph_def: Any, tensors: Sequence[str]) -> set[str]:
+    nodes = {node.name: node for node in graph_def.node}
+    pending, seen = [name.split(":")[0] for name in tensors], set()
+    while pending:
+        name = pending.pop()
+        if name not in seen and name in nodes:
+            seen.add(name)
+            pending += [x.split(":")[0].lstrip("^") for x in nodes[name].input]
+    return seen
 
 
 def _leaves(graph_def: Any) -> list[str]:
-    consumed = {name.split(":")[0].lstrip("^") for node in graph_def.node for name in node.input}
-    ignored = ("Const", "NoOp", "Placeholder", "Assert")
-    found = [f"{n.name}:0" for n in graph_def.node if n.name not in consumed and n.op not in ignored]
+    """What nobody reads; where that is a loss, the logits that it is of."""
+    own = [n for n in graph_def.node if not n.name.startswith(_TRAINING)]
+    losses = [n for n in own if n.op in _LOSSES]
+    if losses:
+        return list(dict.fromkeys(_tensor(_behind_moves(graph_def, n.input[0])) for n in losses))
+    consumed = {name.split(":")[0].lstrip("^") for node in own for name in node.input}
+    found = [n for n in own if n.name not in consumed and n.op not in _NO_RESULTS]
+    found = [n for n in found if not n.op.startswith(("Apply", "ResourceApply", "VarHandle"))]
+    fed = {n.name for n in own if n.op == "Placeholder"}
+    reached = [n for n in found if fed & _ancestors(graph_def, [n.name])]
+    found = reached or found
     if not found:
         raise ConversionError("the graph has no result; name its outputs with --outputs NAME:0")
-    return found
+    return [f"{n.name}:0" for n in found]
+
+
+def _behind_moves(graph_def: Any, tensor: str) -> str:
+    nodes = {node.name: node for node in graph_def.node}
+    while (node := nodes.get(tensor.split(":")[0])) is not None and node.op in ("Reshape", "Identity"):
+        tensor = node.input[0]
+    return tensor
 
 
 def _check_names(graph_def: Any, tensors: Sequence[str], path: Path) -> None:
@@ -196,28 +318,54 @@ def _check_names(graph_def: Any, tensors: Sequence[str], path: Path) -> None:
     for tensor in tensors:
         name = tensor.split(":")[0]
         if name not in known:
-            import difflib
-
             close = difflib.get_close_matches(name, known, 3, 0.4)
             others = [n.name for n in graph_def.node if n.op not in ("Const", "Identity", "NoOp")][:12]
             hint = f"did you mean {', '.join(close)}?" if close else f"it begins with {', '.join(others)}"
             raise ConversionError(f"{path}: there is no operation {name!r} in the graph; {hint}")
 
 
-def _argument_names(signature: Any, inputs: Sequence[str]) -> list[str]:
-    """The names of a signature's arguments, in the order of its input tensors."""
-    _, arguments = signature.structured_input_signature
-    by_tensor = {f"{signature.name}_{name}": name for name in arguments}
+def _refuse_strings(tensors: Sequence[Any]) -> None:
+    for tensor in tensors:
+        if tensor.dtype.name == "string":
+            raise ConversionError(
+                f"input {tensor.name!r} takes strings (text, or encoded examples), which have no ONNX form; "
+                "cut the graph behind what decodes them with --inputs NAME:0"
+            )
+
+
+def _argument_names(concrete: Any, inputs: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """The names of a function's arguments, in the order of its input tensors."""
+    by_tensor = {f"{concrete.name}_{name}": name for name in arguments}
     names = []
     for tensor in inputs:
         plain = tensor.removesuffix(":0")
-        names.append(by_tensor.get(plain, plain if plain in arguments else plain.split("_", 2)[-1]))
+        names.append(by_tensor.get(plain, plain if plain in arguments or not arguments else _tail(plain)))
     return names
+
+
+def _tail(name: str) -> str:
+    return name.split("_", 2)[-1]
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Names made distinct by a number where two are equal."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        count = seen[name] = seen.get(name, -1) + 1
+        result.append(f"{name}_{count}" if count else name)
+    return result
+
+
+def _flat(results: Any) -> list[Any]:
+    import tensorflow as tf
+
+    return [r.numpy() if hasattr(r, "numpy") else r for r in tf.nest.flatten(results)]
+
+
+def _plain(name: str) -> str:
+    return name.split(":")[0]
 
 
 def _tensor(name: str) -> str:
     return name if ":" in name else f"{name}:0"
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -2,34 +2,34 @@
 
 The model is traced with its weights as arguments (``stateless_call``), so that they are inputs of the graph
 while it is transformed: nothing can fold, merge or drop them, and their bytes stay out of every proto. At the
-end they become initializers. BatchNormalization is traced as TensorFlow's fused operator and Dropout leaves a
-mark, so that both arrive in ONNX as nodes.
+end they become initializers. Layers are traced as `layers` says.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxaccel.converters.contract import Arrays, Conversion, Options
-from onnxaccel.converters.tensorflow.bridge import DROPOUT, import_tensorflow, quiet, to_onnx
-from onnxaccel.converters.tensorflow.graphs import dynamic, finish
+from onnxaccel.converters.tensorflow import noise
+from onnxaccel.converters.tensorflow.bridge import import_tensorflow, quiet, to_onnx
+from onnxaccel.converters.tensorflow.functions import finish, first_line, index_ranges, wide_indices
+from onnxaccel.converters.tensorflow.graphs import unique
+from onnxaccel.converters.tensorflow.interface import Interface, interface_of
+from onnxaccel.converters.tensorflow.layers import full_precision, traceable
+from onnxaccel.converters.tensorflow.weights import to_initializers
 from onnxaccel.errors import ConversionError
-from onnxaccel.graph.builder import attribute
-from onnxaccel.graph.model import Model, name_of
+from onnxaccel.graph.model import Model
 
-PERMUTATION = "onnxaccel.permutation"
-"""Key of the axes that a weight was transposed by, in the metadata of its initializer."""
-
-_INPUT = "onnxaccel_input_"
 _WEIGHT = "onnxaccel_weight_"
 
 
@@ -38,15 +38,52 @@ def keras_file(path: Path, options: Options, suffix: str, source_format: str) ->
     import_tensorflow()
     import keras
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _custom_objects(options.custom_objects) as custom:
         link = Path(folder) / f"model{suffix}"  # Keras goes by the suffix
         os.symlink(path.resolve(), link)
         with quiet():
             try:
-                model = keras.models.load_model(link, compile=False, safe_mode=True)
+                model = keras.models.load_model(link, custom, compile=False, safe_mode=True)
             except Exception as error:  # Keras raises whatever its parsers raise
-                raise ConversionError(f"{path}: {_explain(error)}") from None
+                model = _by_old_keras(link) if suffix == ".h5" else None
+                if model is None:
+                    raise ConversionError(f"{path}: {_explain(error)}") from None
+    if not hasattr(model, "stateless_call"):
+        from onnxaccel.converters.tensorflow.live import old_keras_model
+
+        return old_keras_model(model, options, source_format)
     return keras_model(model, options, source_format)
+
+
+@contextlib.contextmanager
+def _custom_objects(module: str | None) -> Iterator[dict[str, Any] | None]:
+    """The classes and functions of a module, by name; the working directory is searched too."""
+    if module is None:
+        yield None
+        return
+    sys.path.insert(0, "")
+    try:
+        found = importlib.import_module(module.removesuffix(".py").replace("/", "."))
+    except Exception as error:  # the user's own code
+        raise ConversionError(
+            f"--custom-objects {module}: {type(error).__name__}: {first_line(error)}"
+        ) from None
+    finally:
+        sys.path.remove("")
+    own = {n: x for n, x in vars(found).items() if callable(x) and not n.startswith("_")}
+    yield own
+
+
+def _by_old_keras(path: Path) -> Any:
+    """What tf_keras (Keras 2) makes of an HDF5 file that Keras 3 cannot read; None where it is missing."""
+    try:
+        import tf_keras
+    except ImportError:
+        return None
+    try:
+        return tf_keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception:  # Keras 3's own complaint says more
+        return None
 
 
 def _explain(error: Exception) -> str:
@@ -56,160 +93,153 @@ def _explain(error: Exception) -> str:
         return f"has a Lambda layer, which is code from the file, so it is not loaded; {remedy}"
     if "No model config found" in text or "model_config" in text:
         return f"holds weights without a model; {remedy}"
-    if "Could not locate class" in text or "Unknown layer" in text:
-        return f"has a layer that Keras does not know ({text[:120]}); {remedy}"
+    if "Could not locate" in text or "Unknown layer" in text or "Could not interpret" in text:
+        return (
+            f"has custom objects that Keras does not know ({text[:120]}); name the module that defines them "
+            f"with --custom-objects MODULE, or {remedy}"
+        )
+    if "Unrecognized keyword arguments" in text or "Error when deserializing" in text:
+        return f"is of an older Keras ({text[:120]}); pip install tf_keras reads it"
     return f"Keras cannot read it, it may be damaged ({text[:160]})"
 
 
-def keras_model(model: Any, options: Options, source_format: str = "keras-model") -> Conversion:
-    """A live Keras 3 model."""
+def keras_model(
+    model: Any, options: Options, source_format: str = "keras-model", example: tuple[Any, ...] = ()
+) -> Conversion:
+    """A live Keras 3 model.
+
+    Args:
+        model: The model.
+        options: What the user asked for; inputs and outputs are names of layers.
+        source_format: The format's name, for the metadata.
+        example: Inputs to call the model with, where it has no Input layers.
+    """
     tf = import_tensorflow()
-    if not getattr(model, "built", False) or not getattr(model, "inputs", None):
-        raise ConversionError("the Keras model has no inputs yet; call it once, or give it an Input layer")
+    import keras
+
+    face = interface_of(model, options, example)
+    model = face.model
     if options.trainable:
-        _refuse_other_noise(model)
-    input_names = [_plain(t.name) for t in model.inputs]
-    output_names = _output_names(model)
-    specs = [
-        tf.TensorSpec(_shape(t, options.shapes.get(name)), t.dtype, name=f"{_INPUT}{i}")
-        for i, (t, name) in enumerate(zip(model.inputs, input_names, strict=True))
-    ]
-    trained = list(model.trainable_variables)
-    weights = list(weight_names(model).values())
-    names = list(weight_names(model))
-    with quiet(), _traceable_layers():
-        traced = _trace_with_weights(model, specs, len(trained), weights)
+        noise.check(model, options)
+    for layer in model._flatten_layers():
+        if getattr(layer, "stateful", False) and getattr(layer, "states", None) is not None:
+            raise ConversionError(
+                f"layer {layer.name!r} is stateful: it carries its state from call to call, which a graph "
+                "cannot; build the model with stateful=False"
+            )
+    own = weight_names(model)
+    proto, output_names = _mapped(model, face, own, options)
+    result = Model.from_proto(proto)
+    used = to_initializers(result, own, options.trainable)
+    finish(result, source_format)
+    if options.trainable:
+        wide_indices(result)
+        count = len(model.trainable_variables)
+        result.metadata.trainable = [name for name in list(own)[:count] if name in used]
+    result.metadata.frozen = _restore_batch_norm(result, model, own)
+
+    def reference(feed: Arrays) -> Arrays:
+        arguments = [tf.constant(feed[name]) for name in face.names]
+        with full_precision(model), quiet():
+            results = model(*face.pack(arguments), training=False)
+        return dict(zip(output_names, [r.numpy() for r in keras.tree.flatten(results)], strict=True))
+
+    ranges = index_ranges(result)
+    return Conversion(result, reference, f"Keras {keras.__version__}", ranges)
+
+
+def _mapped(model: Any, face: Interface, own: dict[str, Any], options: Options) -> tuple[Any, list[str]]:
+    """The ONNX proto, weights as inputs where they can be, and the names of its outputs."""
+    weights, names = list(own.values()), list(own)
+    layers = [layer.name for layer in getattr(model, "layers", [])]
+
+    def cut(node: str) -> str | None:  # scopes are layers' names, numbered when a layer is called again
+        parts = [re.sub(r"_\d+$", "", part) for part in node.split("/")] + node.split("/")
+        return next((name for name in layers if name in parts), None)
+
+    with quiet(), traceable(model, options.trainable):
+        traced = _trace_with_weights(model, face, weights)
+        output_names = face.output_names(traced.structured_outputs)
+        _refuse_tables(model, traced)
         graph_def, tensors = _inlined(traced)
         options.progress("mapping operators (tf2onnx)")
         outputs = [t.name for t in traced.outputs]
-        renamed = dict(zip([*tensors, *outputs], [*names, *input_names, *output_names], strict=True))
+        renamed = dict(zip([*tensors, *outputs], [*names, *face.names, *output_names], strict=True))
         try:
-            proto = to_onnx(graph_def, tensors, outputs, options.opset, renamed)
+            proto = to_onnx(graph_def, tensors, outputs, options.opset, renamed, cut=cut)
+            return proto, output_names
         except ConversionError as error:
             if options.trainable:
                 raise ConversionError(f"{error}; without --trainable the model may convert") from None
-            # some layers (LSTM) map only from constant weights
-            constant = _trace(model, specs)
-            graph_def, tensors = _inlined(constant)
-            outputs = [t.name for t in constant.outputs]
-            renamed = dict(zip([*tensors, *outputs], [*input_names, *output_names], strict=True))
-            proto = to_onnx(graph_def, tensors, outputs, options.opset, renamed)
-    result = Model.from_proto(proto)
-    used = _to_initializers(result, dict(zip(names, (np.asarray(v) for v in weights), strict=True)))
-    finish(result, source_format)
-    if options.trainable:
-        result.metadata.trainable = [name for name in names[: len(trained)] if name in used]
-    result.metadata.frozen = _restore_batch_norm(result, model, weights, names)
-
-    def reference(feed: Arrays) -> Arrays:
-        arguments = [tf.constant(feed[name]) for name in input_names]
-        results = model(arguments if len(arguments) > 1 else arguments[0], training=False)
-        return dict(zip(output_names, [r.numpy() for r in tf.nest.flatten(results)], strict=True))
-
-    import keras
-
-    return Conversion(result, reference, f"Keras {keras.__version__}")
+        # some operators map only from constant weights
+        constant = _trace(model, face)
+        graph_def, tensors = _inlined(constant)
+        outputs = [t.name for t in constant.outputs]
+        renamed = dict(zip([*tensors, *outputs], [*face.names, *output_names], strict=True))
+        return to_onnx(graph_def, tensors, outputs, options.opset, renamed, cut=cut), output_names
 
 
-def _trace_with_weights(model: Any, specs: list[Any], trained: int, weights: list[Any]) -> Any:
+def _trace_with_weights(model: Any, face: Interface, weights: list[Any]) -> Any:
     """The model as a concrete function of its weights, the trained ones first, and its inputs."""
+    import keras
     import tensorflow as tf
 
     weight_specs = [tf.TensorSpec(v.shape, v.dtype, name=f"{_WEIGHT}{i}") for i, v in enumerate(weights)]
+    trained = len(model.trainable_variables)
 
     def forward(values: Any, inputs: Any) -> Any:
-        argument = inputs if len(inputs) > 1 else inputs[0]
-        outputs, _ = model.stateless_call(values[:trained], values[trained:], argument, training=False)
-        return tf.nest.map_structure(tf.identity, outputs)
+        outputs, _ = model.stateless_call(
+            values[:trained], values[trained:], *face.pack(inputs), training=False
+        )
+        return keras.tree.map_structure(tf.identity, outputs)
 
-    return _concrete(forward, weight_specs, specs)
+    return _concrete(forward, weight_specs, face.specs)
 
 
-def _trace(model: Any, specs: list[Any]) -> Any:
+def _trace(model: Any, face: Interface) -> Any:
     """The model as a concrete function of its inputs alone."""
+    import keras
     import tensorflow as tf
 
     def forward(inputs: Any) -> Any:
-        outputs = model(inputs if len(inputs) > 1 else inputs[0], training=False)
-        return tf.nest.map_structure(tf.identity, outputs)
+        return keras.tree.map_structure(tf.identity, model(*face.pack(inputs), training=False))
 
-    return _concrete(forward, specs)
+    return _concrete(forward, face.specs)
 
 
 def _concrete(function: Any, *specs: Any) -> Any:
     import tensorflow as tf
 
     try:
-        return tf.function(function, jit_compile=False).get_concrete_function(*specs)
+        return tf.function(function, jit_compile=False, autograph=False).get_concrete_function(*specs)
+    except ConversionError:
+        raise
     except Exception as error:  # a model is code, and raises what it likes
-        raise ConversionError(f"Keras cannot trace the model ({str(error).splitlines()[0][:160]})") from None
+        lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
+        places = [index for index, line in enumerate(lines) if "encountered when calling" in line]
+        told = " ".join(line for line in lines[places[-1] if places else 0 :] if line)
+        raise ConversionError(
+            f"Keras cannot trace the model ({told[:240]}); a fixed size, --shape NAME=1,224,224,3, may help"
+        ) from None
 
 
-def _refuse_other_noise(model: Any) -> None:
-    """Refuse layers whose randomness in training would be lost; only plain Dropout is kept."""
-    for layer in model._flatten_layers():
-        kind = type(layer).__name__
-        plain = kind == "Dropout" and getattr(layer, "noise_shape", None) is None
-        rates = [getattr(layer, name, 0) for name in ("rate", "stddev", "dropout", "recurrent_dropout")]
-        random = kind.startswith("Random") or any(isinstance(r, (int, float)) and r > 0 for r in rates)
-        # attention layers keep their rate in an inner Dropout as well, which is a layer of its own here
-        inner = any(type(child).__name__ == "Dropout" for child in layer._layers)
-        if random and not plain and not inner:
-            raise ConversionError(
-                f"layer {layer.name!r} ({kind}) is random in training in a way that the trainable form does "
-                "not keep; use Dropout without noise_shape, or convert without --trainable"
-            )
+def _refuse_tables(model: Any, traced: Any) -> None:
+    """Refuse look-up tables of strings and integers, which are no tensors; name the layer to cut behind."""
+    if not any(tensor.dtype.name == "resource" for _, tensor in traced.graph.captures):
+        return
+    layers = [x for x in model._flatten_layers() if hasattr(x, "lookup_table") or hasattr(x, "_lookup_layer")]
+    name = layers[0].name if layers else "the layer"
+    kind = type(layers[0]).__name__ if layers else "a layer with a look-up table"
+    raise ConversionError(
+        f"layer {name!r} ({kind}) looks its input up in a table of strings or integers, which has no ONNX "
+        f"form; cut the model behind it with --inputs {name}"
+    )
 
 
 def weight_names(model: Any) -> dict[str, Any]:
     """A Keras model's variables, trainable ones first, by their names in the converted graph."""
     variables = [*model.trainable_variables, *model.non_trainable_variables]
-    return dict(zip(_unique([v.path for v in variables]), variables, strict=True))
-
-
-@contextmanager
-def _traceable_layers() -> Iterator[None]:
-    """Let BatchNormalization and Dropout trace as single operators while the block runs."""
-    import keras
-    import tensorflow as tf
-
-    normal, dropout = keras.layers.BatchNormalization.call, keras.layers.Dropout.call
-    function = tf.function
-
-    def inlinable(*args: Any, **settings: Any) -> Any:  # grouped convolutions ask for XLA, an opaque call
-        return function(*args, **{**settings, "jit_compile": False})
-
-    def fused(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        rank, axis = len(inputs.shape), self.axis % len(inputs.shape)
-        if axis != rank - 1 or mask is not None:
-            return normal(self, inputs, training=False, mask=mask)
-        channels = [inputs.shape[-1]]
-        scale = tf.convert_to_tensor(self.gamma) if self.scale else tf.ones(channels, inputs.dtype)
-        offset = tf.convert_to_tensor(self.beta) if self.center else tf.zeros(channels, inputs.dtype)
-        mean, var = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
-        # the fused operator takes [N, H, W, C]: other ranks are folded into H
-        dynamic = tf.shape(inputs)
-        plane = inputs if rank == 4 else tf.reshape(inputs, [dynamic[0], -1, 1, channels[0]])
-        out, *_ = tf.compat.v1.nn.fused_batch_norm(
-            plane, scale, offset, mean, var, epsilon=self.epsilon, is_training=False
-        )
-        if rank != 4:
-            out = tf.reshape(out, dynamic)
-            out.set_shape(inputs.shape)
-        return out
-
-    def marked(self: Any, inputs: Any, training: Any = False) -> Any:
-        if not self.rate or self.noise_shape is not None:
-            return dropout(self, inputs, training=training)
-        return tf.debugging.check_numerics(inputs, f"{DROPOUT}{self.rate}", name="dropout")
-
-    keras.layers.BatchNormalization.call, keras.layers.Dropout.call = fused, marked
-    tf.function = inlinable
-    try:
-        yield
-    finally:
-        keras.layers.BatchNormalization.call, keras.layers.Dropout.call = normal, dropout
-        tf.function = function
+    return dict(zip(unique([v.path for v in variables]), variables, strict=True))
 
 
 def _inlined(concrete: Any) -> tuple[Any, list[str]]:
@@ -220,41 +250,10 @@ def _inlined(concrete: Any) -> tuple[Any, list[str]]:
     return frozen.graph.as_graph_def(add_shapes=True), [t.name for t in concrete.inputs][: len(frozen.inputs)]
 
 
-def _to_initializers(model: Model, values: dict[str, npt.NDArray[Any]]) -> set[str]:
-    """Turn the inputs that are weights into initializers; gives the names of those the graph uses.
-
-    A Transpose that alone reads a weight, from Keras's layout to ONNX's, is applied to the weight itself.
-    """
-    graph = model.graph
-    used = set()
-    for value in list(graph.inputs):
-        name = name_of(value)
-        if name not in values:
-            continue
-        graph.inputs.remove(value)
-        if not value.uses():
-            continue
-        used.add(name)
-        data = values[name]
-        readers = [node for node, _ in value.uses()]
-        if len(readers) == 1 and readers[0].op_type == "Transpose" and data.ndim > 2:
-            turned = readers[0].outputs[0]
-            if not turned.is_graph_output():
-                perm = attribute(readers[0], "perm")
-                data = np.ascontiguousarray(data.transpose(perm))
-                value.metadata_props[PERMUTATION] = " ".join(map(str, perm))
-                ir.convenience.replace_all_uses_with(turned, value)
-                graph.remove(readers[0], safe=True)
-        value.const_value = ir.tensor(data, name=name)
-        value.shape, value.type = ir.Shape(data.shape), ir.TensorType(ir.DataType.from_numpy(data.dtype))
-        graph.register_initializer(value)
-    return used
-
-
-def _restore_batch_norm(model: Model, source: Any, weights: list[Any], names: list[str]) -> list[str]:
+def _restore_batch_norm(model: Model, source: Any, own: dict[str, Any]) -> list[str]:
     """Give each BatchNormalization its layer's momentum; gives the names of those that stay frozen."""
     by_mean: dict[str, Any] = {}
-    paths = {id(v): name for v, name in zip(weights, names, strict=True)}
+    paths = {id(variable): name for name, variable in own.items()}
     for layer in source._flatten_layers():
         if type(layer).__name__ == "BatchNormalization":
             by_mean[paths[id(layer.moving_mean)]] = layer
@@ -269,29 +268,3 @@ def _restore_batch_norm(model: Model, source: Any, weights: list[Any], names: li
         else:
             node.attributes["momentum"] = ir.AttrFloat32("momentum", float(layer.momentum))
     return frozen
-
-
-def _output_names(model: Any) -> list[str]:
-    import tensorflow as tf
-
-    names = [name for name in getattr(model, "output_names", [])]
-    count = len(tf.nest.flatten(model.outputs))
-    return _unique(names) if len(names) == count else [f"output{i}" for i in range(count)]
-
-
-def _shape(tensor: Any, given: Any) -> list[int | None]:
-    return list(tensor.shape) if given is None else dynamic(given)
-
-
-def _plain(name: str) -> str:
-    return name.split(":")[0]
-
-
-def _unique(names: list[str]) -> list[str]:
-    """Names made distinct by a number where two are equal."""
-    seen: dict[str, int] = {}
-    result = []
-    for name in names:
-        count = seen[name] = seen.get(name, -1) + 1
-        result.append(f"{name}_{count}" if count else name)
-    return result

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxaccel.converters.contract import Arrays, Conversion, Options
 from onnxaccel.converters.tensorflow.bridge import import_tensorflow, quiet, tflite_to_onnx
-from onnxaccel.converters.tensorflow.graphs import finish
+from onnxaccel.converters.tensorflow.functions import finish
 from onnxaccel.errors import ConversionError
 from onnxaccel.graph.model import Model, name_of
 
