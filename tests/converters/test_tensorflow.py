@@ -154,7 +154,13 @@ def _truncated(tmp: Path, shared: Path, sample: str) -> Path:
         ("kws_ds_cnn_s/model.pb", {}, ConversionError, "Mfcc.*--inputs Mfcc:0"),
         ("kws_ds_cnn_s/model.pb", {"inputs": ["Mfc:0"]}, ConversionError, "no operation 'Mfc'.*Mfcc"),
         ("kws_ds_cnn_s/model.pb", {"inputs": ["zzz"]}, ConversionError, "no operation 'zzz'.*Mfcc"),
-        ("kws_ds_cnn_s/model.pb", {"trainable": True}, ConversionError, "needs a Keras model"),
+        (
+            "kws_dnn_s/model.pb",
+            {"parameters": ["zzz"], "trainable": True, "inputs": ["Mfcc"]},
+            ConversionError,
+            "--parameters zzz: there is no such float constant, but ",
+        ),
+        ("tflm_hello/model_fp32.tflite", {"trainable": True}, ConversionError, "cannot be trained"),
         ("kws_ds_cnn_s", {}, UnknownFormat, "a folder without saved_model.pb"),
     ],
 )
@@ -268,34 +274,174 @@ def test_weights_of_another_network_are_refused() -> None:
         oa.tensorflow.load_trained(small, oa.convert(small))
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        keras.layers.SpatialDropout1D(0.3, name="noise"),
-        keras.layers.GaussianNoise(0.3, name="noise"),
-        keras.layers.GaussianDropout(0.3, name="noise"),
-        keras.layers.AlphaDropout(0.3, name="noise"),
-        keras.layers.Dropout(0.3, noise_shape=(None, 1, 4), name="noise"),
-        keras.layers.GRU(4, dropout=0.3, name="noise"),
-    ],
-    ids=lambda layer: type(layer).__name__,
-)
-def test_noise_that_training_would_lose_is_refused(layer: Any) -> None:
-    network = keras.Sequential([keras.Input((8, 4)), layer, keras.layers.Dense(2)])
-    with pytest.raises(ConversionError, match=r"layer 'noise'.*random in training"):
-        oa.convert(network, trainable=True)
-    assert oa.convert(network).metadata.trainable is None
-
-
 def test_dropout_within_attention_is_kept() -> None:
     x = keras.Input((8, 4))
     network = keras.Model(x, keras.layers.MultiHeadAttention(2, 4, dropout=0.2)(x, x))
     assert [n.op_type for n in oa.convert(network, trainable=True).graph].count("Dropout") == 1
 
 
-def test_recurrent_layers_convert_for_inference_and_say_so_for_training() -> None:
-    network = keras.Sequential([keras.Input((7, 5)), keras.layers.LSTM(6), keras.layers.Dense(3)])
-    model = oa.convert(network)
-    assert model.metadata.max_relative_error is not None and model.metadata.max_relative_error < 1e-5
-    with pytest.raises(ConversionError, match="without --trainable the model may convert"):
-        oa.convert(network, trainable=True)
+# -- other formats ---------------------------------------------------------------------------------------
+
+
+def tf1_network(folder: Path, training: bool) -> None:
+    """A TF1 graph with reference and resource variables: checkpoint, frozen graph, SavedModel."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph:
+        x = v1.placeholder(tf.float32, [None, 6, 6, 2], "x")
+        keep = v1.placeholder_with_default(1.0, [], "keep_prob")
+        w = v1.get_variable("conv/w", [3, 3, 2, 4], initializer=v1.random_normal_initializer(0, 0.3, 1))
+        b = v1.get_variable("conv/b", [4], initializer=v1.random_normal_initializer(0, 1, 2))
+        flat = tf.reshape(tf.nn.relu(tf.nn.conv2d(x, w, 1, "SAME") + b), [-1, 144])
+        w2 = v1.get_variable("fc/w", [144, 5], initializer=v1.random_normal_initializer(0, 0.1, 3))
+        logits = tf.nn.bias_add(
+            tf.matmul(v1.nn.dropout(flat, rate=1 - keep), w2),
+            v1.get_variable("fc/b", [5], initializer=v1.random_normal_initializer(0, 1, 4)),
+            name="logits",
+        )
+        if training:
+            labels = v1.placeholder(tf.int64, [None], "labels")
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+            )
+            tf.reduce_mean(tf.cast(tf.equal(tf.argmax(logits, 1), labels), tf.float32), name="accuracy")
+            v1.train.AdamOptimizer().minimize(loss, global_step=v1.train.get_or_create_global_step())
+        saver = v1.train.Saver()
+        with v1.Session(graph=graph) as session:
+            session.run(v1.global_variables_initializer())
+            saver.save(session, str(folder / "model.ckpt"), global_step=7)
+            frozen = v1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), ["logits"])
+            (folder / "frozen.pb").write_bytes(frozen.SerializeToString())
+            (folder / "frozen.pbtxt").write_text(str(frozen))
+            (folder / "graph.pbtxt").write_text(str(graph.as_graph_def()))
+            v1.saved_model.simple_save(session, str(folder / "saved"), {"x": x}, {"logits": logits})
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference graph", "training graph"])
+def test_tf1_formats_are_one_network(training: bool, tmp_path: Path) -> None:
+    tf1_network(tmp_path, training)
+    x = np.random.default_rng(0).standard_normal((3, 6, 6, 2)).astype(np.float32)
+    results = []
+    for source, kind in [
+        ("model.ckpt-7.meta", "checkpoint"),
+        ("model.ckpt-7", "checkpoint"),
+        ("model.ckpt-7.index", "checkpoint"),
+        ("frozen.pb", "frozen-graph"),
+        ("frozen.pbtxt", "frozen-graph"),
+        ("saved", "saved-model"),
+    ]:
+        model = oa.convert(tmp_path / source, trainable=True)
+        assert model.metadata.format == kind
+        assert set(model.metadata.trainable or ()) == {"conv/w", "conv/b", "fc/w", "fc/b"}
+        assert model.input_names() == ["x"] and model.output_names() == ["logits"]
+        results.append(Session(model).run({"x": x})["logits"])
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], atol=1e-5)
+    assert oa.convert(tmp_path / "frozen.pb", trainable=True, parameters=["fc/*"]).metadata.trainable == [
+        "fc/w",
+        "fc/b",
+    ]
+    with pytest.raises(ConversionError, match=r"variables have no values.*\.meta"):
+        oa.convert(tmp_path / "graph.pbtxt")
+
+
+def test_saved_model_keeps_variables_and_batch_norm(tmp_path: Path) -> None:
+    network = batch_norm_net()
+    network(np.random.default_rng(0).random((8, 8, 8, 3), np.float32), training=True)
+    network.export(str(tmp_path / "model"), verbose=False)
+    model = oa.convert(tmp_path / "model", trainable=True)
+    assert model.metadata.trainable == [v.path for v in network.trainable_variables]
+    found = [node for node in model.graph if node.op_type == "BatchNormalization"]
+    assert [round(node.attributes["epsilon"].value, 6) for node in found] == [0.001, 0.001]
+    trainer = oa.Trainer(model, optimizer=optimizers.SGD(0.01), ep="cpu")
+    keras_trainer = oa.Trainer(oa.convert(network, trainable=True), optimizer=optimizers.SGD(0.01), ep="cpu")
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        x, y = rng.random((8, 8, 8, 3), np.float32), rng.integers(0, 4, 8)
+        assert trainer.step(x, y) == pytest.approx(keras_trainer.step(x, y), rel=1e-5)
+
+
+def test_live_functions() -> None:
+    import tensorflow as tf
+
+    class Affine(tf.Module):
+        def __init__(self) -> None:
+            self.w = tf.Variable(tf.random.stateless_normal([4, 3], [1, 2]), name="w")
+            self.b = tf.Variable(tf.ones(3), trainable=False, name="b")
+
+        def __call__(self, x: Any) -> Any:
+            return x @ self.w + self.b
+
+    module, x = Affine(), np.ones((2, 4), np.float32)
+    for source, example in [
+        (module, (x,)),
+        (tf.function(module.__call__), (x,)),
+        (tf.function(module.__call__).get_concrete_function(tf.TensorSpec([None, 4])), ()),
+    ]:
+        model = oa.convert(source, *example, trainable=True)
+        assert model.metadata.trainable == ["w"] and "b" in model.weights()
+        (y,) = Session(model).run({model.input_names()[0]: x}).values()
+        np.testing.assert_allclose(y, module(x).numpy(), atol=1e-5)
+    with pytest.raises(ConversionError, match="give an example of its inputs"):
+        oa.convert(tf.function(module.__call__))
+
+
+class Doubled(keras.layers.Layer):
+    def call(self, x: Any) -> Any:
+        return x * 2.0
+
+
+def test_custom_objects_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = keras.Sequential([keras.Input((3,)), Doubled(), keras.layers.Dense(2)])
+    network.save(tmp_path / "m.keras")
+    with pytest.raises(ConversionError, match="--custom-objects MODULE"):
+        oa.convert(tmp_path / "m.keras")
+    (tmp_path / "own_layers.py").write_text(
+        "import keras\n\nclass Doubled(keras.layers.Layer):\n    def call(self, x):\n        return x * 2.0\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = oa.convert(tmp_path / "m.keras", custom_objects="own_layers", trainable=True)
+    assert len(model.metadata.trainable or ()) == 2
+    with pytest.raises(ConversionError, match="--custom-objects nothing_here: ModuleNotFoundError"):
+        oa.convert(tmp_path / "m.keras", custom_objects="nothing_here")
+
+
+def test_models_without_input_layers_take_an_example() -> None:
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x["a"]) + x["b"]
+
+    example = {"a": np.ones((2, 4), np.float32), "b": np.ones((2, 3), np.float32)}
+    model = oa.convert(Own(), example, trainable=True)
+    assert model.input_names() == ["a", "b"] and len(model.metadata.trainable or ()) == 2
+    unbuilt = keras.Sequential([keras.layers.Dense(3)])
+    with pytest.raises(ConversionError, match="pass an example"):
+        oa.convert(unbuilt)
+    assert oa.convert(unbuilt, np.ones((2, 4), np.float32)).input_names() == ["input"]
+
+
+def test_text_layers_name_the_cut() -> None:
+    lookup = keras.layers.StringLookup(vocabulary=["a", "b"], name="words")
+    network = keras.Sequential(
+        [keras.Input((3,), dtype="string"), lookup, keras.layers.Embedding(4, 2, name="table")]
+    )
+    with pytest.raises(ConversionError, match=r"layer 'words' \(StringLookup\).*--inputs words"):
+        oa.convert(network)
+    model = oa.convert(network, inputs=["words"], trainable=True)
+    assert model.metadata.trainable == [v.path for v in network.trainable_variables]
+
+
+def test_mixed_precision_converts_in_float32() -> None:
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    try:
+        network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4), keras.layers.Dense(2)])
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    model = oa.convert(network, trainable=True)
+    assert {array.dtype for array in model.weights().values()} == {np.dtype(np.float32)}
+    assert network.layers[0].compute_dtype == "float16"  # the user's model is left as it was

@@ -132,7 +132,8 @@ def saved_model(path: Path, options: Options) -> Conversion:
     chosen = signatures.get("serving_default") or next(iter(signatures.values()))
     arguments = list(chosen.structured_input_signature[1])
     held = list(getattr(loaded, "variables", []))
-    return function(chosen, options, "saved-model", arguments, str(path), held)
+    trained = getattr(loaded, "trainable_variables", None)  # Keras marks frozen layers here alone
+    return function(chosen, options, "saved-model", arguments, str(path), held, trained)
 
 
 def function(
@@ -142,6 +143,7 @@ def function(
     arguments: Sequence[str] = (),
     where: str = "the function",
     held: Sequence[Any] = (),
+    trained: Sequence[Any] | None = None,
 ) -> Conversion:
     """A concrete function, with its variables.
 
@@ -152,6 +154,7 @@ def function(
         arguments: Names of its arguments, by which it is called.
         where: What it is, for messages.
         held: Variables that it may read beside its own.
+        trained: The variables that training may change; by default those that say so.
     """
     tf = import_tensorflow()
     with quiet():
@@ -178,7 +181,12 @@ def function(
     if options.trainable:
         own = dict(zip(variables, unique([_plain(v.name) for v in variables.values()]), strict=True))
         found.parameters = own
-        found.trainable = [own[node] for node, v in variables.items() if v.trainable]
+        handles = None if trained is None else {id(v.handle) for v in trained}
+        found.trainable = [
+            own[node]
+            for node, v in variables.items()
+            if (v.trainable if handles is None else id(v.handle) in handles)
+        ]
         if options.parameters or not own:
             every, trained = find_parameters(graph_def, options.parameters)
             found.parameters = {name: own.get(name, name) for name in every}

@@ -32,6 +32,11 @@ class Interface:
     pack: Callable[[Sequence[Any]], Sequence[Any]]
     outputs: list[str]
 
+    @property
+    def mode(self) -> dict[str, bool]:
+        """What tells the model that this is inference, where it takes that."""
+        return {"training": False} if getattr(self.model, "_call_has_training_arg", True) else {}
+
     def output_names(self, results: Any) -> list[str]:
         """A name for each output, from the structure that the model returned."""
         import keras

@@ -141,7 +141,7 @@ def keras_model(
     def reference(feed: Arrays) -> Arrays:
         arguments = [tf.constant(feed[name]) for name in face.names]
         with full_precision(model), quiet():
-            results = model(*face.pack(arguments), training=False)
+            results = model(*face.pack(arguments), **face.mode)
         return dict(zip(output_names, [r.numpy() for r in keras.tree.flatten(results)], strict=True))
 
     ranges = index_ranges(result)
@@ -188,9 +188,7 @@ def _trace_with_weights(model: Any, face: Interface, weights: list[Any]) -> Any:
     trained = len(model.trainable_variables)
 
     def forward(values: Any, inputs: Any) -> Any:
-        outputs, _ = model.stateless_call(
-            values[:trained], values[trained:], *face.pack(inputs), training=False
-        )
+        outputs, _ = model.stateless_call(values[:trained], values[trained:], *face.pack(inputs), **face.mode)
         return keras.tree.map_structure(tf.identity, outputs)
 
     return _concrete(forward, weight_specs, face.specs)
@@ -202,7 +200,7 @@ def _trace(model: Any, face: Interface) -> Any:
     import tensorflow as tf
 
     def forward(inputs: Any) -> Any:
-        return keras.tree.map_structure(tf.identity, model(*face.pack(inputs), training=False))
+        return keras.tree.map_structure(tf.identity, model(*face.pack(inputs), **face.mode))
 
     return _concrete(forward, face.specs)
 
