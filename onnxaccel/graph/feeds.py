@@ -40,7 +40,8 @@ def random_feed(
                 shape.append(dim)
             else:
                 symbol = str(dim.value) if dim.value is not None else f"{value.name}.{axis}"
-                shape.append(sizes.setdefault(symbol, batch if axis == 0 else 16 + 4 * len(sizes)))
+                size = (96 if len(dims) == 4 else 16) + 4 * len(sizes)  # images are halved many times over
+                shape.append(sizes.setdefault(symbol, batch if axis == 0 else size))
         assert value.name is not None and value.dtype is not None
         dtype = value.dtype.numpy()
         if np.issubdtype(dtype, np.bool_):
