@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnxaccel import pytorch as pytorch
     from onnxaccel import tensorflow as tensorflow
     from onnxaccel.converters import convert as convert
+    from onnxaccel.graph import losses as losses
     from onnxaccel.graph import optimizers as optimizers
     from onnxaccel.graph.autodiff import gradient as gradient
     from onnxaccel.graph.model import Model as Model
@@ -29,6 +30,7 @@ _HOME = {
     "gradient": "onnxaccel.graph.autodiff",
 }
 _MODULES = {
+    "losses": "onnxaccel.graph.losses",
     "optimizers": "onnxaccel.graph.optimizers",
     "pytorch": "onnxaccel.pytorch",
     "tensorflow": "onnxaccel.tensorflow",
@@ -43,6 +45,7 @@ __all__ = [
     "convert",
     "evaluate",
     "gradient",
+    "losses",
     "optimizers",
 ]
 

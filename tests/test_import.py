@@ -44,6 +44,7 @@ def test_public_names() -> None:
         "convert",
         "evaluate",
         "gradient",
+        "losses",
         "optimizers",
     ]
     for name in onnxaccel.__all__:

@@ -36,7 +36,17 @@ def train(
     model: ModelFile,
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     val: Annotated[str | None, typer.Option(help="Validation data, evaluated after each epoch.")] = None,
-    loss: Annotated[str, typer.Option(help="cross_entropy, mse or bce_with_logits.")] = "cross_entropy",
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="cross_entropy, nll, multi_margin, mse, l1, huber, smooth_l1, bce, bce_with_logits, kl_div, "
+            "hinge, cosine, or output: a number that the model itself computes."
+        ),
+    ] = "cross_entropy",
+    loss_option: Annotated[
+        list[str] | None,
+        typer.Option(help="A setting of the loss, by torch's name: label_smoothing=0.1; repeatable."),
+    ] = None,
     optimizer: Annotated[
         str,
         typer.Option(
@@ -118,7 +128,7 @@ def train(
 ) -> None:
     """Train a model on onnxruntime."""
     from onnxaccel.data import Augmentation
-    from onnxaccel.graph import schedules
+    from onnxaccel.graph import losses, schedules
     from onnxaccel.graph.optimizers import NO_DECAY_ON_BIAS_AND_NORM, create
     from onnxaccel.report.terminal import EpochDisplay, show_epochs
     from onnxaccel.runtime.history import Monitor
@@ -129,6 +139,9 @@ def train(
     settings = {name: value for name, value in given.items() if value is not None}
     for text in optimizer_option or ():
         settings |= settings_of(text, "--optimizer-option")
+    loss_settings: dict[str, Any] = {}
+    for text in loss_option or ():
+        loss_settings |= settings_of(text, "--loss-option")
     groups = [*(NO_DECAY_ON_BIAS_AND_NORM if no_decay_bias_norm else ()), *map(group_of, group or ())]
     schedule_settings: dict[str, Any] = {"warmup": warmup}
     for text in schedule_option or ():
@@ -136,7 +149,7 @@ def train(
     rates = schedules.create(schedule, schedule_settings)
     trainer = Trainer(
         with_preprocessing(model, mean, scale, layout),
-        loss=loss,
+        loss=losses.create(loss, loss_settings),
         optimizer=create(optimizer, settings | {"groups": groups}),
         ep=provider_of(ep, ep_option, strict_ep),
         seed=seed,

@@ -11,9 +11,11 @@ import numpy.typing as npt
 from onnxaccel.data.augment import Augmentation
 from onnxaccel.data.dataset import Arrays, Dataset
 from onnxaccel.data.loader import Batch, Loader
-from onnxaccel.data.prepare import Preparation, Targets
+from onnxaccel.data.prepare import Preparation
 from onnxaccel.data.spec import open_dataset, reader
+from onnxaccel.data.targets import Targets
 from onnxaccel.errors import DataError
+from onnxaccel.graph.losses import Loss
 from onnxaccel.graph.model import Model
 
 Source = str | Dataset | tuple[npt.NDArray[Any], npt.NDArray[Any]]
@@ -54,15 +56,14 @@ def batches(
     *,
     seed: int | None = None,
     epoch: int = 0,
-    loss: str | None = None,
+    loss: str | Loss | None = None,
     shuffle: bool = True,
     augmentation: Augmentation | None = None,
 ) -> Loader:
     """One pass over ``source`` in batches that fit ``model`` and, where given, ``loss``; see `Loader`."""
     targets = Targets.of(model, loss) if loss is not None else None
-    return Loader(
-        as_dataset(source), Preparation.of(model), batch_size, seed, epoch, targets, shuffle, augmentation
-    )
+    preparation = Preparation.of(model, targets.input if targets is not None else None)
+    return Loader(as_dataset(source), preparation, batch_size, seed, epoch, targets, shuffle, augmentation)
 
 
 def label_kind(source: Source) -> str:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from onnxaccel.data.augment import Augmentation
 from onnxaccel.data.dataset import Array, Dataset
-from onnxaccel.data.prepare import Preparation, Targets
+from onnxaccel.data.prepare import Preparation
+from onnxaccel.data.targets import Targets
 
 Batch = tuple[dict[str, Array], Array]
 """The model's inputs by name, and the target."""
@@ -97,7 +98,10 @@ class Loader:
                 if self.targets is not None:
                     y = self.targets(y, indices, self.dataset.source)
                 rng = None if self.seed is None else np.random.default_rng([self.seed, self.epoch, start])
-                ready.put(({self.preparation.name: self.preparation(x, self.dataset.source, rng)}, y))
+                feed = {self.preparation.name: self.preparation(x, self.dataset.source, rng)}
+                if self.targets is not None and self.targets.input is not None:
+                    feed[self.targets.input] = y
+                ready.put((feed, y))
             ready.put(None)
         except BaseException as error:  # handed to the consumer, who raises it
             ready.put(error)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxaccel.data.dataset import Array
 from onnxaccel.errors import DataError
 from onnxaccel.graph.builder import Dim, dims_of
-from onnxaccel.graph.losses import CLASS_LABELS, classes_of
 from onnxaccel.graph.model import Model, Preprocessing, name_of, unpacked
 
 
@@ -34,16 +31,17 @@ class Preparation:
     settings: Preprocessing
 
     @classmethod
-    def of(cls, model: Model) -> Preparation:
-        """The preparation of a model's only input.
+    def of(cls, model: Model, other: str | None = None) -> Preparation:
+        """The preparation of a model's only input, or only one besides that called ``other``.
 
         Raises:
             DataError: The model has several inputs, or its input's rank is not known.
         """
-        if len(model.inputs) != 1:
+        inputs = [value for value in model.inputs if value.name != other]
+        if len(inputs) != 1:
             names = ", ".join(model.input_names())
             raise DataError(f"the model has {len(model.inputs)} inputs ({names}); data sets feed one")
-        value: ir.Value = model.inputs[0]
+        value: ir.Value = inputs[0]
         dims = dims_of(value)
         if dims is None or not dims or value.dtype is None:
             raise DataError(f"the shape of input {value.name!r} is not known; convert with --shape")
@@ -198,65 +196,3 @@ class Preparation:
             f"{source}: a sample has shape {list(x.shape[1:])}, input {self.name!r} takes {wanted}; "
             "use data of that size, or a model converted for this one (--shape)"
         )
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What a loss takes as its target.
-
-    Attributes:
-        loss: The loss's name.
-        classes: The number that class labels stay below, where it is known.
-        dims: Dimensions of the output, the batch first; targets that are no labels are shaped like it.
-    """
-
-    loss: str
-    classes: int | None
-    dims: list[Dim]
-
-    @classmethod
-    def of(cls, model: Model, loss: str) -> Targets:
-        """The targets that ``loss`` takes at a model's first output."""
-        return cls(loss, classes_of(loss, model.outputs[0]), dims_of(model.outputs[0]) or [])
-
-    def __call__(self, y: Array, indices: npt.NDArray[np.int64], source: str) -> Array:
-        """Prepare the targets of a batch.
-
-        Args:
-            y: Targets, int64 or float32, [N, ...].
-            indices: Numbers of the samples, for messages.
-            source: Where they come from, for messages.
-
-        Returns:
-            int64 [N] class labels, or float32 targets in the output's shape.
-
-        Raises:
-            DataError: They are no such targets.
-        """
-        if self.loss in CLASS_LABELS:
-            return self._labels(y, indices, source)
-        inner = self.dims[1:]
-        fixed = [d for d in inner if isinstance(d, int)]
-        if len(fixed) < len(inner):
-            return y.astype(np.float32)
-        if math.prod(fixed) != math.prod(y.shape[1:]):
-            raise DataError(
-                f"{source}: a target has shape {list(y.shape[1:])}, the model's output {inner}, "
-                f"and loss {self.loss} compares them element by element"
-            )
-        return y.astype(np.float32).reshape(len(y), *fixed)
-
-    def _labels(self, y: Array, indices: npt.NDArray[np.int64], source: str) -> Array:
-        if math.prod(y.shape[1:]) != 1 or not np.array_equal(y, np.round(y)):
-            raise DataError(
-                f"{source}: targets of type {y.dtype} and shape {list(y.shape[1:])} are no class labels; "
-                f"loss {self.loss} takes one whole number per sample"
-            )
-        labels = y.astype(np.int64).reshape(len(y))
-        wrong = np.flatnonzero((labels < 0) | (labels >= (self.classes or np.inf)))
-        if wrong.size:
-            raise DataError(
-                f"{source}: sample {indices[wrong[0]]} has label {labels[wrong[0]]}, "
-                f"the model has {self.classes} classes, 0 to {(self.classes or 0) - 1}"
-            )
-        return labels

@@ -16,8 +16,8 @@ S = TypeVar("S", bound="Settings")
 class Settings:
     """A frozen dataclass of flags, numbers and tuples of numbers, checked when it is made.
 
-    A field is a flag, a number or a tuple of as many numbers as its default is. Other fields are checked by
-    the class that has them.
+    A field is a flag, a number or a tuple of as many numbers as its default is, and one or more numbers where
+    that is None. Other fields are checked by the class that has them.
     """
 
     def __post_init__(self) -> None:
@@ -45,6 +45,9 @@ def _misfit(value: Any, default: Any) -> str | None:
     if isinstance(default, tuple) and default and _is_number(default[0]):
         fits = isinstance(value, tuple) and len(value) == len(default) and all(map(_is_number, value))
         return None if fits else f"must be {len(default)} numbers"
+    if default is None and value is not None:
+        numbers = value if isinstance(value, tuple) else (value,)
+        return None if all(map(_is_number, numbers)) else "must be one or more numbers"
     return None
 
 

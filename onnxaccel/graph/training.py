@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxaccel.errors import ModelError
 from onnxaccel.graph.autodiff import backward, prune
 from onnxaccel.graph.builder import Builder
-from onnxaccel.graph.losses import CLASS_LABELS, correct, target_of, written
+from onnxaccel.graph.losses import LABELS, Loss, as_loss
 from onnxaccel.graph.model import Model, name_of
 from onnxaccel.graph.normalize import differentiable, normalize
 from onnxaccel.graph.optimizers import Optimizer
@@ -51,13 +51,13 @@ class TrainingStep:
 
 
 def training_step(
-    model: Model, loss_name: str, optimizer: Optimizer, *, metrics: bool = False, seed: int = 0
+    model: Model, loss: str | Loss, optimizer: Optimizer, *, metrics: bool = False, seed: int = 0
 ) -> TrainingStep:
     """Build the training step of a model.
 
     Args:
         model: The model in inference form; not changed. Its first output is what the loss is taken of.
-        loss_name: A name of `onnxaccel.graph.losses.loss`.
+        loss: The loss, or its name.
         optimizer: The optimizer's settings.
         metrics: Also count the right predictions (losses over class labels only).
         seed: Seed of Dropout's masks.
@@ -72,28 +72,29 @@ def training_step(
     roles = {name: role_of(value) for name, value in model.graph.initializers.items()}
     differentiable(model)
     graph = model.graph
-    prediction = model.outputs[0]
-    target = target_of(loss_name, prediction)
+    loss = as_loss(loss)
+    prediction = loss.prediction(model)
+    target = loss.target(prediction)
     op = Builder(graph, prefix="step")
     pool_before_relu(model)
     carried = to_training_form(model, op, seed)
-    result = written(loss_name)(op, prediction, target)
+    result = loss.write(op, prediction, target)
     parameters = [p for p in trainable(model)]
     gradients = backward(op, {result.at: result.gradient}, parameters)
     parameters = [p for p in parameters if p in gradients]
     if not parameters:
         raise ModelError("no trainable parameter influences the loss; convert the model with --trainable")
 
-    width = result.scores.shape[1] if loss_name in CLASS_LABELS and result.scores.shape is not None else None
     rate = ir.val(LEARNING_RATE, ir.DataType.FLOAT, ir.Shape([]))
     check_groups(optimizer.groups, roles, [name_of(p) for p in parameters])
     carried += update(op, optimizer, {p: gradients[p] for p in parameters}, rate, roles)
 
     outputs = {LOSS: result.value}
-    if metrics and loss_name in CLASS_LABELS:
-        outputs[CORRECT] = correct(op, result.scores, target)
+    if metrics and target is not None:
+        outputs |= _counted(op, loss, result.scores, target)
     outputs |= {f"{entry.old.name}/next": entry.new for entry in carried}
-    _set_interface(model, [*model.inputs, target, rate], [entry.old for entry in carried], outputs)
+    targets = [target] if target is not None else []
+    _set_interface(model, [*model.inputs, *targets, rate], [entry.old for entry in carried], outputs)
     prune(model)
     return TrainingStep(
         model,
@@ -101,16 +102,18 @@ def training_step(
         carried={name_of(entry.old): f"{entry.old.name}/next" for entry in carried},
         initial={name_of(entry.old): entry.start for entry in carried},
         parameters=[name_of(p) for p in parameters],
-        classes=width if isinstance(width, int) else None,
+        classes=loss.classes(prediction),
     )
 
 
-def evaluation_step(model: Model, loss_name: str, fed: Sequence[str] = (), *, scores: bool = False) -> Model:
+def evaluation_step(
+    model: Model, loss: str | Loss, fed: Sequence[str] = (), *, scores: bool = False
+) -> Model:
     """Build the graph that evaluates one batch: "loss", and "correct" for losses over class labels.
 
     Args:
         model: The model in inference form; not changed.
-        loss_name: A name of `onnxaccel.graph.losses.loss`.
+        loss: The loss, or its name.
         fed: Names of initializers to turn into inputs, so that a trainer can evaluate weights where they lie.
         scores: Also give SCORES, which metrics are computed from: the class scores, or the predicted values.
 
@@ -122,18 +125,26 @@ def evaluation_step(model: Model, loss_name: str, fed: Sequence[str] = (), *, sc
     """
     model = model.copy()
     normalize(model)
-    target = target_of(loss_name, model.outputs[0])
+    loss = as_loss(loss)
+    prediction = loss.prediction(model)
+    target = loss.target(prediction)
     op = Builder(model.graph, prefix="evaluation")
-    result = written(loss_name)(op, model.outputs[0], target)
+    result = loss.write(op, prediction, target)
     outputs = {LOSS: result.value}
-    if loss_name in CLASS_LABELS:
-        outputs[CORRECT] = correct(op, result.scores, target)
+    if target is not None:
+        outputs |= _counted(op, loss, result.scores, target)
     if scores:
-        outputs[SCORES] = result.scores if loss_name in CLASS_LABELS else model.outputs[0]
+        outputs[SCORES] = result.scores if loss.kind == LABELS else prediction
     held = [model.graph.initializers[name] for name in fed]
-    _set_interface(model, [*model.inputs, target], held, outputs)
+    _set_interface(model, [*model.inputs, *([target] if target is not None else [])], held, outputs)
     prune(model)
     return model
+
+
+def _counted(op: Builder, loss: Loss, scores: ir.Value, target: ir.Value) -> dict[str, ir.Value]:
+    """CORRECT, where the loss has classes."""
+    correct = loss.correct(op, scores, target)
+    return {} if correct is None else {CORRECT: correct}
 
 
 def _set_interface(

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from onnxaccel.data import Source, batches, label_kind
 from onnxaccel.errors import DataError
 from onnxaccel.graph.autodiff import as_model
-from onnxaccel.graph.losses import TARGET
+from onnxaccel.graph.losses import TARGET, Loss
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.training import CORRECT, LOSS, SCORES, evaluation_step
 from onnxaccel.runtime.metrics import made
@@ -93,7 +93,8 @@ class Evaluator:
         self, feed: dict[str, npt.NDArray[Any]], target: npt.NDArray[Any], weights: Mapping[str, ort.OrtValue]
     ) -> dict[str, npt.NDArray[Any]]:
         binding = self._session.raw.io_binding()
-        for name, array in {**feed, TARGET: target}.items():
+        given = {**feed, TARGET: target} if TARGET in self._session.input_names else feed
+        for name, array in given.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for name in self._session.input_names:
             if name in weights:
@@ -111,7 +112,7 @@ def evaluate(
     model: Model | str | os.PathLike[str],
     data: Source,
     *,
-    loss: str | None = None,
+    loss: str | Loss | None = None,
     ep: str | Provider = "auto",
     batch_size: int | None = None,
     threads: int = 0,

@@ -75,7 +75,8 @@ class Stepper:
         try:
             for name, array in feed.items():
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
-            binding.bind_cpu_input(TARGET, np.ascontiguousarray(target))
+            if TARGET in self._session.input_names:
+                binding.bind_cpu_input(TARGET, np.ascontiguousarray(target))
             self._session.raw.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             raise TrainingError(f"the training step does not run on this batch: {short(error)}") from None

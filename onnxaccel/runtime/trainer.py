@@ -19,7 +19,7 @@ from onnxaccel.errors import CheckpointError, ModelError, ProviderError, Trainin
 from onnxaccel.graph.autodiff import as_model
 from onnxaccel.graph.finetune import freeze as frozen
 from onnxaccel.graph.finetune import replace_head
-from onnxaccel.graph.losses import CLASS_LABELS
+from onnxaccel.graph.losses import LABELS, NOTHING, VALUES, Loss, as_loss
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.normalize import normalize
 from onnxaccel.graph.optimizers import AdamW, Optimizer
@@ -60,7 +60,7 @@ class Trainer:
 
     Args:
         model: A model in inference form, or its path; it is not changed.
-        loss: "cross_entropy" (int64 class labels), "mse" or "bce_with_logits".
+        loss: The loss, or its name for one with its defaults: "cross_entropy", "mse", ... (see `losses`).
         optimizer: The optimizer; AdamW with its defaults when None.
         ep: A name of `onnxaccel.runtime.providers.NAMES`, or a resolved provider.
         seed: Seed of the data's order and of Dropout.
@@ -78,7 +78,7 @@ class Trainer:
     def __init__(
         self,
         model: Model | onnx.ModelProto | str | os.PathLike[str],
-        loss: str = "cross_entropy",
+        loss: str | Loss = "cross_entropy",
         optimizer: Optimizer | None = None,
         ep: str | Provider = "auto",
         seed: int = 0,
@@ -88,7 +88,7 @@ class Trainer:
         num_classes: int | None = None,
     ) -> None:
         self.optimizer = optimizer or AdamW()
-        self.loss = loss
+        self.loss = as_loss(loss)
         self.seed = seed
         self.provider = resolve(ep)
         if not self.provider.trains:
@@ -99,7 +99,7 @@ class Trainer:
         if num_classes is not None:
             self._model = replace_head(self._model, num_classes, seed)
         trained = frozen(self._model, freeze) if freeze else self._model
-        step = training_step(trained, loss, self.optimizer, metrics=metrics, seed=seed)
+        step = training_step(trained, self.loss, self.optimizer, metrics=metrics, seed=seed)
         self._stepper = Stepper(step, self.provider, threads)
         self._step = step
         self._evaluators: dict[tuple[str, ...], Evaluator] = {}
@@ -111,12 +111,13 @@ class Trainer:
         """Names of the parameters that are trained."""
         return list(self._step.parameters)
 
-    def step(self, x: Inputs, y: npt.NDArray[Any], lr: float | None = None) -> float:
+    def step(self, x: Inputs, y: npt.NDArray[Any] | None = None, lr: float | None = None) -> float:
         """Train on one batch.
 
         Args:
             x: The inputs, in the model's own layout and type.
-            y: The target: int64 [N] class labels, or a float array shaped like the output.
+            y: The target: int64 class labels, [N] or one per position, or a float array shaped like the
+                output; None for loss "output".
             lr: The learning rate of this step; the optimizer's when None.
 
         Returns:
@@ -125,7 +126,9 @@ class Trainer:
         Raises:
             TrainingError: The batch does not fit the model, or a label is out of range.
         """
-        return self._advance(self._by_name(x), np.asarray(y), lr)[0]
+        if y is None and self.loss.kind != NOTHING:
+            raise TrainingError(f"loss {self.loss.called} compares with a target; give step(x, y)")
+        return self._advance(self._by_name(x), np.asarray(() if y is None else y), lr)[0]
 
     def fit(
         self,
@@ -184,7 +187,7 @@ class Trainer:
             raise CheckpointError("resuming needs the checkpoint folder")
         self._progress.settings = {
             "optimizer": repr(self.optimizer),
-            "loss": self.loss,
+            "loss": repr(self.loss),
             "schedule": repr(schedule),
             "seed": str(self.seed),
             "batch_size": str(batch_size),
@@ -346,8 +349,10 @@ class Trainer:
     def _advance(
         self, feed: Mapping[str, npt.NDArray[Any]], target: npt.NDArray[Any], lr: float | None
     ) -> tuple[float, float]:
-        if self.loss in CLASS_LABELS:
+        if self.loss.kind == LABELS:
             target = self._checked_labels(target)
+        elif self.loss.kind == VALUES and target.dtype == np.float64:
+            target = target.astype(np.float32)
         value, right = self._stepper.run(feed, target, self.optimizer.lr if lr is None else lr)
         if not np.isfinite(value):
             raise TrainingError(
@@ -359,12 +364,9 @@ class Trainer:
     def _checked_labels(self, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Labels as int64, each below the number of classes: ONNX would take others for no class at all."""
         labels = labels.astype(np.int64, copy=False)
-        classes = self._step.classes
-        if labels.size and classes is not None and (labels.min() < 0 or labels.max() >= classes):
-            bad = labels[(labels < 0) | (labels >= classes)][0]
-            raise TrainingError(
-                f"label {bad} is out of range: the model has {classes} classes, 0 to {classes - 1}"
-            )
+        wrong = labels[self.loss.misfits(labels, self._step.classes)]
+        if wrong.size:
+            raise TrainingError(f"label {wrong[0]} is out of range: {self.loss.takes(self._step.classes)}")
         return labels
 
     def _by_name(self, x: Inputs) -> dict[str, npt.NDArray[Any]]:
