@@ -41,8 +41,11 @@ def convert_files(detected: Detected, options: Options) -> Conversion:
         load_weights(net, weights[0])
     options.progress(f"mapping {len(net)} layers")
     made = build(net, options)
-    made.model.metadata.heads = heads(_training_layers(prototxt))
-    _read_mean(made.model.metadata.preprocessing, prototxt)
+    training = _training_layers(prototxt)
+    meta = made.model.metadata
+    meta.heads = heads(training)
+    meta.preprocessing.mirror = any(one.proto.transform_param.mirror for one in training)
+    _read_mean(meta.preprocessing, prototxt)
     reference = find_reference(prototxt, weights[0] if weights else None, made.writers)
     kinds = {layer.name: layer.type for layer in net}
     return Conversion(

@@ -206,7 +206,8 @@ def _inputs(
             raise ConversionError(
                 f"{layer}: the size of {name!r} is in the data; say it with --shape {name}=1,3,224,224"
             )
-        bounded(layer, f"input {name!r}", [d for d in sizes if given is None or d != -1])
+        open_ended = given is not None or layer.type in DATA
+        bounded(layer, f"input {name!r}", [d for d in sizes if not open_ended or d != -1])
         if builder.batch is None:
             builder.batch = sizes[0]
         batch: Dim = "batch" if sizes[0] in (builder.batch, -1) or builder.batch == -1 else f"{name}_0"

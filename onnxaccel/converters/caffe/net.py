@@ -79,7 +79,7 @@ def read_net(path: Path, phase: str = "TEST", level: int = 0, stages: Sequence[s
     Args:
         path: The prototxt.
         phase: "TRAIN" or "TEST".
-        level: Caffe's level; the prototxt's own ``state`` may set one as well.
+        level: Caffe's level; as in Caffe, that of the prototxt's own ``state`` does not count.
         stages: Names of stages, added to those of the prototxt's own ``state``.
 
     Raises:
@@ -118,7 +118,7 @@ def layers_of(
     state.CopyFrom(proto.state)
     state.phase = state.DESCRIPTOR.fields_by_name["phase"].enum_type.values_by_name[phase].number
     state.stage.extend(stages)
-    state.level = level or state.level
+    state.level = level
     layers = [
         Layer(p.name, p.type, list(p.bottom), list(p.top), p, line=lines[place] if place < len(lines) else 0)
         for p, place in upgraded(proto, source)

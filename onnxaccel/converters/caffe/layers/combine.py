@@ -7,7 +7,15 @@ from itertools import pairwise
 import numpy as np
 import onnx_ir as ir
 
-from onnxaccel.converters.caffe.builder import NetBuilder, axis_of, dims, enum_name, layer_type, need
+from onnxaccel.converters.caffe.builder import (
+    FixedBatch,
+    NetBuilder,
+    axis_of,
+    dims,
+    enum_name,
+    layer_type,
+    need,
+)
 from onnxaccel.converters.caffe.net import Layer
 from onnxaccel.errors import ConversionError
 from onnxaccel.graph.builder import Dim, constant_of
@@ -38,6 +46,8 @@ def slice_(net: NetBuilder, layer: Layer, bottoms: list[ir.Value]) -> list[ir.Va
     p, x = layer.proto.slice_param, bottoms[0]
     axis = axis_of(layer, p.slice_dim if p.HasField("slice_dim") else p.axis, x)
     size = dims(x)[axis]
+    if size == "batch" and net.dynamic_batch:
+        raise FixedBatch(f"{layer} cuts the batch")
     if not isinstance(size, int):
         raise ConversionError(f"{layer}: cuts along an axis without a fixed size")
     parts = len(layer.tops)

@@ -52,17 +52,14 @@ def reshape(net: NetBuilder, layer: Layer, bottoms: list[ir.Value]) -> ir.Value:
     total = _product(sizes[first:last])
     if -1 not in wanted and isinstance(_product(middle), int) and total is None and net.dynamic_batch:
         raise FixedBatch(f"{layer} states the batch size")
-    if -1 not in wanted and isinstance(total, int) and _product(middle) not in (total, None):
+    if -1 not in wanted and _quotient(sizes[first:last], middle) not in (1, None):
         raise ConversionError(f"{layer}: {total} elements do not fit {wanted}")
     if -1 in wanted:
-        known = _product([d for d, w in zip(middle, wanted, strict=True) if w != -1])
         place = wanted.index(-1)
-        if isinstance(known, int) and isinstance(total, int):
-            if total % known:
-                raise ConversionError(f"{layer}: {total} elements do not fit {wanted}")
-            middle[place] = total // known
-        else:  # the batch cancels out where it stands on both sides
-            middle[place] = _quotient(sizes[first:last], [d for i, d in enumerate(middle) if i != place])
+        rest = _quotient(sizes[first:last], [d for i, d in enumerate(middle) if i != place])
+        if rest == 0:
+            raise ConversionError(f"{layer}: {sizes[first:last]} do not fit {wanted}")
+        middle[place] = rest
     return _reshape(net, layer, x, sizes[:first], middle, sizes[last:], wanted)
 
 
@@ -246,7 +243,7 @@ def _product(sizes: list[Dim]) -> Dim:
 
 
 def _quotient(total: list[Dim], divisor: list[Dim]) -> Dim:
-    """total / divisor where both hold the same dynamic sizes, else None."""
+    """total / divisor where both hold the same dynamic sizes, else None; 0 where they do not divide."""
     rest, fixed = list(total), 1
     for size in divisor:
         if size in rest:
@@ -256,4 +253,6 @@ def _quotient(total: list[Dim], divisor: list[Dim]) -> Dim:
         else:
             return None
     product = _product(rest)
-    return product // fixed if isinstance(product, int) else None
+    if not isinstance(product, int) or not fixed:
+        return None
+    return product // fixed if product % fixed == 0 else 0
