@@ -119,6 +119,10 @@ def train(
     keep: Annotated[int, typer.Option(help="How many of the newest checkpoints to keep.", min=1)] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     logdir: Annotated[Path | None, typer.Option(help="Write TensorBoard scalars to this folder.")] = None,
+    detect_anomaly: Annotated[
+        bool,
+        typer.Option("--detect-anomaly", help="Check all parameters each step; name the node at fault."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the data's order and of Dropout.")] = 0,
     mean: Mean = None,
     scale: Scale = None,
@@ -156,6 +160,7 @@ def train(
         threads=threads,
         freeze=freeze or (),
         num_classes=num_classes,
+        detect_anomaly=detect_anomaly,
     )
     augmentation = Augmentation(flip, crop, brightness, contrast, saturation)
     with EpochDisplay(epochs) as display:

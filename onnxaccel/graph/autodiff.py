@@ -70,7 +70,9 @@ def backward(
             continue
         rule = rules.get(operator_of(node))
         assert rule is not None
+        op.origin = describe(node)
         dxs = rule(op, node, *dys)
+        op.origin = None
         for x, dx in zip(node.inputs, [dxs] if isinstance(dxs, ir.Value) else dxs or (), strict=False):
             if x is not None and dx is not None and x in active:
                 parts.setdefault(x, []).append(dx)

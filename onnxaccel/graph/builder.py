@@ -22,6 +22,10 @@ _TYPED_BY = {"Where": 1, "CastLike": 1, "OneHot": 2}
 """Operators whose result has the type of another input than the first."""
 
 
+ORIGIN = "onnxaccel.gradient_of"
+"""The entry of a node's metadata that says which node's gradient it belongs to."""
+
+
 class Emit(Protocol):
     """Writes one operator: inputs by position, attributes by keyword; gives its first or its only output."""
 
@@ -39,11 +43,15 @@ class Builder:
     Args:
         graph: The graph to extend.
         prefix: First part of the names of new nodes and values.
+
+    Attributes:
+        origin: What new nodes are noted to be the gradient of, or None.
     """
 
     def __init__(self, graph: ir.Graph, prefix: str = "grad") -> None:
         self.graph = graph
         self.prefix = prefix
+        self.origin: str | None = None
         self._count = 0
         self._taken = {v.name for v in graph.inputs} | set(graph.initializers)
         for node in graph:
@@ -80,6 +88,8 @@ class Builder:
         given = {key: value for key, value in attributes.items() if value is not None}
         node = ir.node(op_type, values, given, domain=domain, num_outputs=outputs)
         node.name = self.fresh(op_type)
+        if self.origin is not None:
+            node.metadata_props[ORIGIN] = self.origin
         dtype = self._result_type(op_type, values, given)
         for index, output in enumerate(node.outputs):
             output.name = node.name if index == 0 else f"{node.name}.{index}"

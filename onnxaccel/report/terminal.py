@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
@@ -125,7 +123,9 @@ def show_optimization(found: Optimization) -> None:
 
 
 class EpochDisplay:
-    """A progress bar on standard error: epoch, batches, mean loss, and time left in the epoch.
+    """One line on standard error: epoch, batches, mean loss, samples/s, and the time left of the training.
+
+    It shows nothing where standard error is no terminal.
 
     Args:
         epochs: Epochs in all.
@@ -133,17 +133,19 @@ class EpochDisplay:
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
-        self._epoch = -1
+        console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("batch {task.fields[batch]}/{task.fields[batches]}"),
             TextColumn("loss {task.fields[loss]:.4f}"),
-            TimeElapsedColumn(),
+            TextColumn("{task.fields[speed]:,.0f} samples/s"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            TextColumn("left"),
+            console=console,
+            disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("", total=None, epoch=1, epochs=epochs, loss=math.nan)
+        self._task: TaskID | None = None
 
     def __enter__(self) -> EpochDisplay:
         self._progress.start()
@@ -154,9 +156,17 @@ class EpochDisplay:
 
     def tick(self, tick: Tick) -> None:
         """Show the state after a batch."""
-        if tick.epoch != self._epoch:
-            self._epoch = tick.epoch
-            self._progress.reset(
-                self._task, total=tick.batches, epoch=tick.epoch + 1, epochs=self._epochs, loss=tick.loss
-            )
-        self._progress.update(self._task, completed=tick.batch, loss=tick.loss)
+        done = tick.epoch * tick.batches + tick.batch
+        shown = {
+            "epoch": tick.epoch + 1,
+            "epochs": self._epochs,
+            "batch": tick.batch,
+            "batches": tick.batches,
+            "loss": tick.loss,
+            "speed": tick.samples_per_second,
+        }
+        if self._task is None:  # a resumed training does not start at 0
+            total = self._epochs * tick.batches
+            self._task = self._progress.add_task("", total=total, completed=done, **shown)
+        else:
+            self._progress.update(self._task, completed=done, **shown)

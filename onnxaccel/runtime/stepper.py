@@ -88,6 +88,11 @@ class Stepper:
         """Everything that is carried as it lies on the device now; valid until the next step."""
         return self._buffers[self._current]
 
+    def previous(self) -> Arrays:
+        """What was carried before the last step, and the rate of that step, by the names of the inputs."""
+        before = {name: value.numpy() for name, value in self._buffers[1 - self._current].items()}
+        return before | {LEARNING_RATE: self._rate.numpy()}
+
     def state(self) -> Arrays:
         """A copy of everything that is carried, by name."""
         return {name: value.numpy().copy() for name, value in self._buffers[self._current].items()}

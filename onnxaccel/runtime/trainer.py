@@ -19,12 +19,13 @@ from onnxaccel.errors import CheckpointError, ModelError, ProviderError, Trainin
 from onnxaccel.graph.autodiff import as_model
 from onnxaccel.graph.finetune import freeze as frozen
 from onnxaccel.graph.finetune import replace_head
-from onnxaccel.graph.losses import LABELS, NOTHING, VALUES, Loss, as_loss
+from onnxaccel.graph.losses import LABELS, NOTHING, TARGET, VALUES, Loss, as_loss
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.normalize import normalize
 from onnxaccel.graph.optimizers import AdamW, Optimizer
 from onnxaccel.graph.schedules import Constant, Moment, Schedule, create
 from onnxaccel.graph.training import CORRECT, evaluation_step, training_step
+from onnxaccel.runtime.anomaly import first_wrong
 from onnxaccel.runtime.checkpoint import Checkpoints, Progress
 from onnxaccel.runtime.evaluator import Evaluation, Evaluator
 from onnxaccel.runtime.history import Epoch, History, Monitor, Tick
@@ -68,6 +69,8 @@ class Trainer:
         metrics: Count right predictions while training.
         freeze: Patterns over the names of parameters that stay as they are, see `graph.finetune.freeze`.
         num_classes: Replace the classifier by a new one, see `graph.finetune.replace_head`.
+        detect_anomaly: Look through all parameters after each step, and stop at the first that is not
+            finite; without it only the loss is looked at.
 
     Raises:
         UnsupportedOperator: An operator between the loss and a parameter has no gradient rule.
@@ -86,6 +89,7 @@ class Trainer:
         metrics: bool = True,
         freeze: Sequence[str] = (),
         num_classes: int | None = None,
+        detect_anomaly: bool = False,
     ) -> None:
         self.optimizer = optimizer or AdamW()
         self.loss = as_loss(loss)
@@ -94,6 +98,7 @@ class Trainer:
         if not self.provider.trains:
             raise ProviderError(f"{self.provider.name} is for inference; train with --ep cpu or --ep cuda")
         self._threads = threads
+        self._detect_anomaly = detect_anomaly
         self._model = as_model(model).copy()
         normalize(self._model)
         if num_classes is not None:
@@ -355,11 +360,23 @@ class Trainer:
             target = target.astype(np.float32)
         value, right = self._stepper.run(feed, target, self.optimizer.lr if lr is None else lr)
         if not np.isfinite(value):
-            raise TrainingError(
-                f"the loss became {value} at step {self._progress.steps + 1}; lower the learning rate, "
-                "or check the data for NaN and unscaled values"
-            )
+            raise self._anomaly(f"the loss became {value}", feed, target)
+        if self._detect_anomaly:
+            for name, array in self._stepper.state().items():
+                if not np.isfinite(array).all():
+                    raise self._anomaly(f"{name!r} is no longer finite", feed, target)
         return value, right
+
+    def _anomaly(
+        self, what: str, feed: Mapping[str, npt.NDArray[Any]], target: npt.NDArray[Any]
+    ) -> TrainingError:
+        """The error for a step that went wrong, with the first tensor in it that did."""
+        inputs = {**feed, TARGET: target, **self._stepper.previous()}
+        culprit = first_wrong(self._step.model, inputs, self.provider) or "not reproducible"
+        return TrainingError(
+            f"{what} at step {self._progress.steps + 1}; lower the learning rate, or check the data for NaN "
+            f"and unscaled values. First not finite: {culprit}"
+        )
 
     def _checked_labels(self, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Labels as int64, each below the number of classes: ONNX would take others for no class at all."""
