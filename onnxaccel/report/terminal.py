@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -157,7 +158,7 @@ class EpochDisplay:
     def tick(self, tick: Tick) -> None:
         """Show the state after a batch."""
         done = tick.epoch * tick.batches + tick.batch
-        shown = {
+        shown: dict[str, Any] = {
             "epoch": tick.epoch + 1,
             "epochs": self._epochs,
             "batch": tick.batch,
