@@ -32,6 +32,8 @@ def first_wrong(step: Model, feed: Mapping[str, Array], provider: Provider) -> s
     Returns:
         The input, or the node and what it belongs to; None when all results are finite.
     """
+    taken = set(step.input_names())
+    feed = {name: array for name, array in feed.items() if name in taken}
     for name, array in feed.items():
         if not _is_finite(array):
             return f"input {name!r}, before the step"

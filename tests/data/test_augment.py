@@ -37,10 +37,8 @@ def test_flips_mirror_half_of_the_images(photos: Any) -> None:
 def test_crops_are_taken_at_every_place_of_the_padded_image(photos: Any) -> None:
     pad, counts = 2, np.zeros((5, 5), np.int64)
     for epoch in range(10):
-        cropped = augmented(photos, crop=pad, epoch=epoch)
-        for before, after in zip(
-            np.pad(photos, ((0, 0), (pad, pad), (pad, pad), (0, 0))), cropped, strict=True
-        ):
+        padded = np.pad(photos, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        for before, after in zip(padded, augmented(photos, crop=pad, epoch=epoch), strict=True):
             places = [
                 (top, left)
                 for top in range(5)

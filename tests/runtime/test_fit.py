@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -156,11 +157,10 @@ def test_tensorboard_reads_what_was_logged(model: Model, tmp_path: Path) -> None
         "sys.modules['tensorflow'] = None\n"  # TensorBoard's own reader, in its form without TensorFlow
         "from tensorboard.backend.event_processing.event_accumulator import EventAccumulator\n"
         f"events = EventAccumulator({str(tmp_path / 'logs')!r}).Reload()\n"
-        "print(json.dumps({t: [(e.step, e.value) for e in events.Scalars(t)] for t in events.Tags()['scalars']}))"
+        "tags = events.Tags()['scalars']\n"
+        "print(json.dumps({t: [(e.step, e.value) for e in events.Scalars(t)] for t in tags}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    import json
-
     found = json.loads(done.stdout)
     for tag, values in {
         "train/loss": [e.loss for e in history.epochs],
