@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from onnx_ir.passes import common as passes
 
 from onnxaccel.errors import ModelError, OutputError
+from onnxaccel.graph.proto_file import write_proto
 
 OPSET = 18
 """The opset that models are written in; older ones are raised to it, newer ones are kept."""
@@ -30,6 +31,9 @@ MAX_IR_VERSION = 10
 
 PROTO_LIMIT = 2**31 - 2**20
 """Bytes of weights above which a file needs external data (protobuf stops at 2 GiB)."""
+
+LARGE = 2**22
+"""Bytes of weights from which on libraries are given a file with external data, not a copy of all weights."""
 
 _KEY = "onnxaccel"
 
@@ -230,10 +234,14 @@ class Model:
         inline = ir.external_data.load_to_model(self.ir)
         return ir.to_proto(inline)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], *, apart: bool = False) -> Path:
         """Write the model to ``path``; above 2 GB the weights go to ``path`` + ".data" beside it.
 
         The files appear at their names only when they are whole.
+
+        Args:
+            path: Where to write.
+            apart: Write the weights beside the model whatever their size.
 
         Raises:
             OutputError: The path cannot be written.
@@ -243,10 +251,10 @@ class Model:
         try:
             with atomic_folder(path.parent) as folder:
                 scratch = folder / path.name
-                if self.nbytes > PROTO_LIMIT:
+                if apart or self.nbytes > PROTO_LIMIT:
                     ir.save(self.ir, scratch, external_data=path.name + ".data")
                 else:
-                    scratch.write_bytes(self.to_proto().SerializeToString())
+                    write_proto(self.ir, scratch)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
         return path
@@ -260,9 +268,9 @@ class Model:
 
     def check(self) -> None:
         """Raise `ModelError` unless the graph is valid ONNX (operator schemas, types, order)."""
-        if self.nbytes > PROTO_LIMIT:  # the checker wants a file then
+        if self.nbytes > LARGE:
             with tempfile.TemporaryDirectory() as folder:
-                self._checked(str(self.save(Path(folder) / "model.onnx")))
+                self._checked(str(self.save(Path(folder) / "model.onnx", apart=True)))
         else:
             self._checked(self.to_proto())
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from onnxaccel.errors import ModelError, ProviderError
-from onnxaccel.graph.model import PROTO_LIMIT, Model, SessionSettings
+from onnxaccel.graph.model import LARGE, Model, SessionSettings
 from onnxaccel.runtime.providers import Provider, missing, resolve
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -144,11 +144,13 @@ def _create(model: Model | Path, options: ort.SessionOptions, provider: Provider
     try:
         if isinstance(model, Path):
             session = ort.InferenceSession(model, options, **settings)
-        elif model.nbytes <= PROTO_LIMIT:
+        elif model.nbytes <= LARGE:
             session = ort.InferenceSession(model.to_proto().SerializeToString(), options, **settings)
         else:
             with tempfile.TemporaryDirectory() as folder:
-                session = ort.InferenceSession(model.save(Path(folder) / "model.onnx"), options, **settings)
+                session = ort.InferenceSession(
+                    model.save(Path(folder) / "model.onnx", apart=True), options, **settings
+                )
     except Exception as error:
         raise ModelError(f"onnxruntime {ort.__version__} refuses the model: {short(error)}") from None
     if provider.ort_name not in session.get_providers():

@@ -19,8 +19,6 @@ _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
 _FILE_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15}
 _TCP = 0b11
 
-_FILE_SIZE = 2**20
-
 
 class _RulesetAttr(ctypes.Structure):
     _fields_ = [("fs", ctypes.c_uint64), ("net", ctypes.c_uint64)]
@@ -31,13 +29,14 @@ class _PathBeneath(ctypes.Structure):
     _fields_ = [("access", ctypes.c_uint64), ("parent", ctypes.c_int32)]
 
 
-def confine(folder: str, memory: int, seconds: int) -> bool:
+def confine(folder: str, memory: int, seconds: int, file_size: int) -> bool:
     """Confine this process.
 
     Args:
         folder: The one folder where it may write.
         memory: Bytes of private memory that it may have.
         seconds: Processor seconds that it may use.
+        file_size: Bytes that a file of its may have.
 
     Returns:
         Whether the kernel enforces the folder.
@@ -46,7 +45,7 @@ def confine(folder: str, memory: int, seconds: int) -> bool:
         (resource.RLIMIT_DATA, memory),
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, _FILE_SIZE),
+        (resource.RLIMIT_FSIZE, file_size),
     ):
         resource.setrlimit(limit, (value, value))
     return sys.platform == "linux" and _landlock(folder)

@@ -1,7 +1,7 @@
 """Archives that hold programs, TorchScript and exported programs, converted in a process of their own.
 
 The process is confined (see `worker`), has a time limit for each answer, and works in a folder that is
-thrown away. It gives back ONNX bytes and arrays, never pickles.
+thrown away. It gives back an ONNX file in that folder and arrays, never pickles.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import onnx
 
 from onnxaccel.converters.contract import Arrays, Conversion, Options
 from onnxaccel.converters.pytorch import scan
 from onnxaccel.errors import ConversionError, MissingWeights
+from onnxaccel.graph.model import Model
 
 SECONDS = 600
 """How long the process may take for one answer."""
+
+MODEL_FILE = "model.onnx"
+"""Where the process leaves the model, in its folder."""
 
 _LENGTH = 8
 
@@ -41,6 +44,7 @@ def convert_archive(path: Path, format_name: str, options: Options) -> Conversio
     import torch
 
     from onnxaccel.converters.pytorch import finish, refuse_cuts
+    from onnxaccel.converters.pytorch.naming import own_weights
     from onnxaccel.converters.pytorch.reference import integer_ranges
 
     refuse_cuts(options)
@@ -55,13 +59,12 @@ def convert_archive(path: Path, format_name: str, options: Options) -> Conversio
             "opset": options.opset,
             "trainable": options.trainable,
         }
-        answer, arrays = sandbox.ask("export", request)
+        answer, _ = sandbox.ask("export", request)
         for line in answer["progress"]:
             options.progress(line)
-        proto = onnx.load_from_string(arrays["model"].tobytes())
-        import onnx_ir as ir
-
-        model = finish(ir.from_proto(proto), format_name)
+        graph_model = Model.load(sandbox.folder / MODEL_FILE).ir
+        own_weights(graph_model)
+        model = finish(graph_model, format_name)
     except BaseException:
         sandbox.close()
         raise
@@ -82,10 +85,14 @@ class Sandbox:
     Args:
         path: The archive, scanned already.
         seconds: How long it may take for one answer.
+
+    Attributes:
+        folder: Where it may write; removed by `close`.
     """
 
     def __init__(self, path: Path, seconds: float = SECONDS) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="onnxaccel-", ignore_cleanup_errors=True)
+        self.folder = Path(self._folder.name)
         self._seconds = seconds
         self._path = path
         self._errors = tempfile.TemporaryFile()

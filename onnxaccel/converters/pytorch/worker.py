@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxaccel.converters.contract import Arrays
 from onnxaccel.converters.pytorch.archive import first_line
 from onnxaccel.converters.pytorch.confine import confine
-from onnxaccel.converters.pytorch.sandbox import SECONDS, receive, send
+from onnxaccel.converters.pytorch.sandbox import MODEL_FILE, SECONDS, receive, send
 from onnxaccel.errors import AccelError, ConversionError
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 _BASE_MEMORY = 6 * 2**30
 _MEMORY_PER_BYTE = 8
+_BASE_FILE = 2**20
 
 
 def main() -> None:
@@ -28,7 +28,8 @@ def main() -> None:
     path, folder = Path(sys.argv[1]), sys.argv[2]
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the model prints must not run into the answers
-    confine(folder, _BASE_MEMORY + _MEMORY_PER_BYTE * path.stat().st_size, 4 * SECONDS)
+    size = path.stat().st_size
+    confine(folder, _BASE_MEMORY + _MEMORY_PER_BYTE * size, 4 * SECONDS, _BASE_FILE + 2 * size)
     model: TorchScript | Program | None = None
     while True:
         try:
@@ -69,8 +70,7 @@ class TorchScript:
         self.example: Example | None = None
 
     def export(self, request: dict[str, Any]) -> tuple[dict[str, Any], Arrays]:
-        """ONNX bytes of the module."""
-        import numpy as np
+        """Write the module as ONNX into the working directory."""
         import torch
 
         from onnxaccel.converters.pytorch import example, naming
@@ -101,13 +101,12 @@ class TorchScript:
             name: {axis: "batch" if axis == 0 else f"{name}_{axis}" for axis in dynamic}
             for name, dynamic in zip(self.names, self.example.dynamic, strict=True)
         }
-        target = io.BytesIO()
         try:
             with quiet(), torch.no_grad():
                 torch.onnx.export(
                     self.module,
                     self.example.args,
-                    target,  # type: ignore[arg-type]
+                    MODEL_FILE,
                     dynamo=False,
                     opset_version=request["opset"],
                     input_names=self.names,
@@ -117,7 +116,7 @@ class TorchScript:
         except Exception as error:
             raise ConversionError(f"torch.onnx cannot export this TorchScript: {first_line(error)}") from None
         answer = {"trainable": None, "frozen": [], "progress": lines}
-        return answer, {"model": np.frombuffer(target.getvalue(), np.uint8)}
+        return answer, {}
 
     def run(self, feed: Arrays) -> Arrays:
         """The module's outputs for a feed."""
@@ -149,8 +148,7 @@ class Program:
         self.example: Example | None = None
 
     def export(self, request: dict[str, Any]) -> tuple[dict[str, Any], Arrays]:
-        """ONNX bytes of the program."""
-        import numpy as np
+        """Write the program as ONNX into the working directory."""
         import onnx_ir as ir
         import torch
 
@@ -178,8 +176,8 @@ class Program:
         self.outputs = naming.rename_outputs(model, names)
         self.inputs = [value.name or "" for value in model.graph.inputs]
         names = naming.trained(model, self.program.named_parameters())
-        answer = {"trainable": names if trainable else None, "frozen": frozen, "progress": []}
-        return answer, {"model": np.frombuffer(ir.to_proto(model).SerializeToString(), np.uint8)}
+        ir.save(model, MODEL_FILE, external_data=f"{MODEL_FILE}.data")
+        return {"trainable": names if trainable else None, "frozen": frozen, "progress": []}, {}
 
     def run(self, feed: Arrays) -> Arrays:
         """The program's outputs for a feed."""
