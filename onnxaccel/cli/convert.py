@@ -22,7 +22,10 @@ def convert(
     inputs: Annotated[str, typer.Option(help="Tensors to cut the source graph at: N,N.")] = "",
     outputs: Annotated[str, typer.Option(help="Tensors to end the source graph at: N,N.")] = "",
     shape: Annotated[
-        list[str] | None, typer.Option(help="An input's shape, NAME=1,3,224,224; -1 is dynamic.")
+        list[str] | None,
+        typer.Option(
+            help="An input's shape, NAME=1,3,224,224; -1 or a word (ids=batch,sequence) is dynamic."
+        ),
     ] = None,
     factory: Annotated[
         str | None, typer.Option(help="module:callable that builds a state dict's module.")

@@ -66,11 +66,11 @@ def group_of(text: str) -> tuple[str, dict[str, Any]]:
     return pattern, settings_of(settings, "--group")
 
 
-def shape_of(text: str) -> tuple[str, tuple[int, ...]]:
-    """Name and dimensions of ``NAME=1,3,224,224``."""
+def shape_of(text: str) -> tuple[str, tuple[int | str, ...]]:
+    """Name and dimensions of ``NAME=1,3,224,224``; words are names of dynamic dimensions."""
     name, _, dims = text.rpartition("=")
     try:
-        return name, tuple(int(d) for d in dims.split(","))
+        return name, tuple(d if d.isidentifier() else int(d) for d in dims.split(","))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no shape; write NAME=1,3,224,224") from None
 

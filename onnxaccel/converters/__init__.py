@@ -23,7 +23,7 @@ def convert(
     trainable: bool = False,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
     factory: str | None = None,
     parameters: Sequence[str] = (),
     custom_objects: str | None = None,
@@ -41,7 +41,7 @@ def convert(
         trainable: Keep every parameter under its name, and BatchNormalization and Dropout as nodes.
         inputs: Tensor names to cut the source graph at; inferred when empty.
         outputs: Tensor names to end the source graph at; inferred when empty.
-        shapes: Shape by input name, -1 for a dynamic dimension.
+        shapes: Shape by input name, -1 or a name for a dynamic dimension: ``{"ids": ("batch", "sequence")}``.
         factory: "module:callable" that builds the torch module a state dict belongs to.
         parameters: Names or patterns of the constants of a frozen TensorFlow graph that are parameters, for
             ``trainable``; by default they are found by rule.
@@ -64,7 +64,13 @@ def convert(
     options = Options(
         inputs=tuple(inputs),
         outputs=tuple(outputs),
-        shapes={name: tuple(dims) for name, dims in (shapes or {}).items()},
+        shapes={
+            n: tuple(-1 if isinstance(d, str) else d for d in dims) for n, dims in (shapes or {}).items()
+        },
+        dim_names={
+            n: {axis: d for axis, d in enumerate(dims) if isinstance(d, str)}
+            for n, dims in (shapes or {}).items()
+        },
         factory=factory,
         parameters=tuple(parameters),
         custom_objects=custom_objects,

@@ -21,6 +21,7 @@ class Options:
         inputs: Names of tensors of the source to make inputs; empty: inferred.
         outputs: Names of tensors of the source to make outputs; empty: inferred.
         shapes: Shape by input name; -1 is a dynamic dimension.
+        dim_names: Names of dynamic dimensions by input name and axis; equal names are equal sizes.
         factory: "module:callable" that builds the module a state dict belongs to.
         opset: The opset to write.
         trainable: Keep every parameter under its name, BatchNormalization and Dropout as nodes.
@@ -33,6 +34,7 @@ class Options:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dim_names: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     factory: str | None = None
     opset: int = OPSET
     trainable: bool = False
@@ -54,6 +56,8 @@ class Conversion:
         reference_name: What ``reference`` is, for messages ("PyTorch 2.13.0").
         ranges: Half-open ranges [low, high) of integer inputs (an Embedding's number of rows), by name.
         batch_sizes: Sizes of the dynamic batch dimension to compare at.
+        example: Inputs by name that the source is known to take: their sizes stand for dynamic dimensions,
+            and their integers are fed where the source takes no random ones (lengths, offsets).
         rows: Names of outputs that are a set of rows (a detector's boxes): their order does not count.
         close: Releases what ``reference`` holds (a subprocess, a session).
     """
@@ -63,5 +67,6 @@ class Conversion:
     reference_name: str
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
     batch_sizes: tuple[int, ...] = (2, 3)
+    example: Arrays = field(default_factory=dict)
     rows: frozenset[str] = frozenset()
     close: Callable[[], None] = lambda: None

@@ -7,16 +7,22 @@ constant (all zeros, a softmax saturated on one class for every sample) proves n
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 
-from onnxaccel.converters.contract import Conversion
+from onnxaccel.converters.contract import Arrays, Conversion
 from onnxaccel.errors import ConversionError, ParityError
-from onnxaccel.graph.feeds import random_feed, relative_error
+from onnxaccel.graph.feeds import BATCH, random_feed, relative_error
 from onnxaccel.runtime.session import Session
 
 SCALES = (1.0, 0.25, 4.0, 0.02, 64.0)
 """Standard deviations tried in turn, until each output was informative at both batch sizes."""
+
+
+GROWTHS = (2.0, 0.5, 1.0)
+"""Sizes tried for dynamic dimensions besides the batch, in multiples of those of the example."""
 
 
 def row_error(actual: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]) -> float:
@@ -70,10 +76,15 @@ def verify(conversion: Conversion, tolerance: float, seed: int = 0) -> float:
     session = Session(model)
     worst = 0.0
     pending = {(name, batch) for name in model.output_names() for batch in conversion.batch_sizes}
+    branches = any(node.op_type == "If" for node in model.graph)
     for scale in SCALES:
-        for batch in sorted({batch for _, batch in pending}):
-            feed = random_feed(model, batch, rng, conversion.ranges, scale)
-            expected = conversion.reference(feed)
+        if not pending and not branches:
+            break
+        # a graph that branches on its input's values is fed all scales, both signs and mixed ones
+        signs = (None, 1, -1) if branches else (None,)
+        batches = conversion.batch_sizes if branches else sorted({batch for _, batch in pending})
+        for batch, sign in itertools.product(batches, signs):
+            feed, expected = _reference_at(conversion, batch, rng, scale, sign)
             actual = session.run(feed)
             for name in model.output_names():
                 measure = row_error if name in conversion.rows else relative_error
@@ -83,16 +94,70 @@ def verify(conversion: Conversion, tolerance: float, seed: int = 0) -> float:
                 pending.discard((name, batch))
                 worst = max(worst, error)
                 if error > tolerance:
+                    if relative_error(conversion.reference(feed)[name], expected[name]) > tolerance:
+                        raise ParityError(
+                            f"{conversion.reference_name} gives another output {name!r} each time, on the "
+                            f"same input in inference mode: the model draws random numbers or keeps a state"
+                        )
                     raise ParityError(
                         _explain(conversion, name, actual[name], expected[name], error, tolerance)
                     )
-        if not pending:
-            return worst
+    if not pending:
+        return worst
     names = ", ".join(sorted({name for name, _ in pending}))
     raise ParityError(
         f"{conversion.reference_name} gives no informative values for output {names} on random inputs "
         f"(constant, or a saturated softmax), so nothing is proven; give real weights, or --no-verify"
     )
+
+
+def _reference_at(
+    conversion: Conversion, batch: int, rng: np.random.Generator, scale: float, sign: int | None
+) -> tuple[Arrays, Arrays]:
+    """A feed and what the source framework computes of it.
+
+    Sizes that the source does not take are replaced by others, and integers that it does not take by those of
+    the example.
+
+    Raises:
+        ConversionError: The source does not run at any of these sizes.
+    """
+    assert conversion.reference is not None
+    failure: ConversionError | None = None
+    model, ranges, example = conversion.model, conversion.ranges, conversion.example
+    for growth in GROWTHS if example else (1.0,):
+        feed = random_feed(model, batch, rng, ranges, scale, example, growth)
+        feed = {name: x if sign is None else _signed(x, sign) for name, x in feed.items()}
+        try:
+            return feed, conversion.reference(feed)
+        except ConversionError as error:
+            failure = failure or error
+    if any(not np.issubdtype(x.dtype, np.floating) for x in example.values()):
+        feed = random_feed(model, _batch_of(conversion) * (batch - 1), rng, ranges, scale, example)
+        for name, x in example.items():
+            if not np.issubdtype(x.dtype, np.floating):
+                for axis, size in enumerate(feed[name].shape):
+                    x = x.take(range(size), axis, mode="wrap")
+                feed[name] = x
+        try:
+            return feed, conversion.reference(feed)
+        except ConversionError:
+            pass
+    assert failure is not None
+    raise failure
+
+
+def _signed(x: npt.NDArray[np.generic], sign: int) -> npt.NDArray[np.generic]:
+    return sign * np.abs(x) if np.issubdtype(x.dtype, np.floating) else x
+
+
+def _batch_of(conversion: Conversion) -> int:
+    """Size of the batch in the example."""
+    for value in conversion.model.inputs:
+        for axis, dim in enumerate(value.shape or ()):
+            if not isinstance(dim, int) and dim.value == BATCH and value.name in conversion.example:
+                return int(conversion.example[value.name].shape[axis])
+    return 1
 
 
 def _explain(

@@ -13,6 +13,9 @@ from onnxaccel.graph.model import Model, name_of
 
 Arrays = dict[str, npt.NDArray[Any]]
 
+BATCH = "batch"
+"""Name of the dynamic batch dimension."""
+
 
 def random_feed(
     model: Model,
@@ -20,19 +23,24 @@ def random_feed(
     rng: np.random.Generator,
     ranges: Mapping[str, tuple[int, int]],
     scale: float = 1.0,
+    example: Arrays | None = None,
+    growth: float = 1.0,
 ) -> Arrays:
     """Random inputs for ``model``: normal for floats, uniform over ``ranges`` (default [0, 2)) for integers.
 
     Args:
         model: The model to feed.
-        batch: Size of each first dimension that is dynamic; other dynamic dimensions get small sizes.
+        batch: Size of the batch: of each first dimension that is dynamic, and of those that are called so.
         rng: The source of randomness.
         ranges: Half-open ranges of integer inputs by name.
         scale: Standard deviation of the floats.
+        example: Inputs whose sizes, times ``growth``, other dynamic dimensions get; without it small ones.
+        growth: See ``example``.
     """
     feed: Arrays = {}
     sizes: dict[str, int] = {}
     for value in model.inputs:
+        known = (example or {}).get(value.name or "")
         dims = list(value.shape) if value.shape is not None else []
         shape = []
         for axis, dim in enumerate(dims):
@@ -40,8 +48,15 @@ def random_feed(
                 shape.append(dim)
             else:
                 symbol = str(dim.value) if dim.value is not None else f"{value.name}.{axis}"
-                size = (96 if len(dims) == 4 else 16) + 4 * len(sizes)  # images are halved many times over
-                shape.append(sizes.setdefault(symbol, batch if axis == 0 else size))
+                if axis == 0 or symbol == BATCH:
+                    size = batch
+                elif known is not None:
+                    size = max(1, round(known.shape[axis] * growth))
+                else:
+                    size = (96 if len(dims) == 4 else 16) + 4 * len(
+                        sizes
+                    )  # images are halved many times over
+                shape.append(sizes.setdefault(symbol, size))
         assert value.name is not None and value.dtype is not None
         dtype = value.dtype.numpy()
         if np.issubdtype(dtype, np.bool_):

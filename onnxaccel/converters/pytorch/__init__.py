@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -43,15 +44,38 @@ def convert_files(detected: Detected, options: Options) -> Conversion:
 
     state = archive.read_state(path, detected.format, options.trust_pickle)
     if isinstance(state, torch.nn.Module):
-        return _convert(state, _example(state, options), detected.format, options)
+        module = _in_float32(state, options)
+        return _convert(module, _example(module, options), detected.format, options)
     if options.factory is None:
         raise ConversionError(
             f"{path}: weights without their network; name the function that builds the module: "
             f"--factory module:callable"
         )
-    module = factory.build(options.factory)
+    module = _in_float32(factory.build(options.factory), options)
     factory.load_weights(module, state, path)
     return _convert(module, _example(module, options), detected.format, options)
+
+
+def _in_float32(module: torch.nn.Module, options: Options) -> torch.nn.Module:
+    """A module from a file with its half-precision weights widened: training and the CPU want float32."""
+    import torch
+
+    narrow = {p.dtype for p in module.parameters()} & {torch.float16, torch.bfloat16}
+    if narrow:
+        options.progress(f"the module's {', '.join(map(str, narrow))} weights are converted as float32")
+        module.float()
+    return module
+
+
+def _refuse_types(module: torch.nn.Module, trainable: bool) -> None:
+    """Refuse a live module whose floating type onnxruntime, or training, has no operators for."""
+    import torch
+
+    refused = {torch.bfloat16} | ({torch.float16, torch.float64} if trainable else set())
+    name, parameter = next(((n, p) for n, p in module.named_parameters() if p.dtype in refused), ("", None))
+    if parameter is not None:
+        what = "training is in float32" if trainable else "onnxruntime's CPU has no bfloat16 operators"
+        raise ConversionError(f"{name} is {parameter.dtype}, but {what}; convert module.float()")
 
 
 def convert_live(model: Any, example: tuple[Any, ...], options: Options) -> Conversion:
@@ -81,7 +105,7 @@ def convert_live(model: Any, example: tuple[Any, ...], options: Options) -> Conv
         model = model.module
     if not isinstance(model, torch.nn.Module):
         raise ConversionError(f"a {type(model).__name__} is no torch.nn.Module; give the module itself")
-    chosen = given(model, example, options.shapes) if example else _example(model, options)
+    chosen = given(model, example, options.shapes, options.dim_names) if example else _example(model, options)
     return _convert(model, chosen, "module", options)
 
 
@@ -92,6 +116,7 @@ def _convert(module: torch.nn.Module, example: Example, format_name: str, option
     from onnxaccel.converters.pytorch.trainable import refuse_cumulative_average
 
     refuse_cuts(options)
+    _refuse_types(module, options.trainable)
     if options.trainable:
         refuse_cumulative_average(module)
     options.progress("tracing with torch.export")
@@ -107,13 +132,13 @@ def _convert(module: torch.nn.Module, example: Example, format_name: str, option
     try:
         graph_model, frozen = export.export_module(module, example, options.opset, options.trainable)
     except ConversionError as error:
-        if any(axes - {0} for axes in example.dynamic) and not options.shapes:
+        if any(set(axes) - {0} for axes in example.dynamic) and not options.shapes:
             raise ConversionError(f"{error}; or fix the sizes, for instance --shape x=1,3,224,224") from None
         raise
     naming.canonical_parameters(graph_model, module.state_dict(keep_vars=True))
     naming.own_weights(graph_model)
     outputs = naming.rename_outputs(graph_model, outputs)
-    model = finish(graph_model, format_name)
+    model = finish(graph_model, format_name, example.dynamic)
     if options.trainable:
         model.metadata.trainable = naming.trained(graph_model, module.named_parameters())
         model.metadata.frozen = frozen
@@ -122,14 +147,15 @@ def _convert(module: torch.nn.Module, example: Example, format_name: str, option
         reference=reference.reference(module, example, model.input_names(), outputs),
         reference_name=f"PyTorch {torch.__version__}",
         ranges=reference.integer_ranges(graph_model),
+        example=example.arrays(model.input_names()),
     )
 
 
-def finish(graph_model: ir.Model, format_name: str) -> Model:
-    """Wrap an exported graph: dimensions named, metadata filled in."""
+def finish(graph_model: ir.Model, format_name: str, dynamic: Sequence[Mapping[int, str]] = ()) -> Model:
+    """Wrap an exported graph: dimensions named (``dynamic``: by axis, of each input), metadata filled in."""
     from onnxaccel.converters.pytorch.naming import rename_dims
 
-    rename_dims(graph_model)
+    rename_dims(graph_model, dynamic)
     graph_model.ir_version = min(graph_model.ir_version, MAX_IR_VERSION)
     model = Model(graph_model)
     model.metadata.framework = "pytorch"
@@ -162,9 +188,8 @@ def _example(module: torch.nn.Module, options: Options) -> Example:
     ]
     with export.mode(module, training=False):
         if options.shapes:
-            return from_shapes(
-                module, [*parameters] if set(options.shapes) & set(parameters) else needed, options.shapes
-            )
+            names = [*parameters] if set(options.shapes) & set(parameters) else needed
+            return from_shapes(module, names, options.shapes, options.dim_names)
         return inferred(module, needed, options.progress)
 
 

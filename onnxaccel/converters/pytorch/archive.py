@@ -96,7 +96,7 @@ def read_state(path: Path, format_name: str, trust_pickle: bool) -> Any:
 
 
 def tensors_in(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
-    """The named tensors of a checkpoint, at its top or under one of the usual keys."""
+    """The named tensors of a checkpoint: at its top, under one of the usual keys, or nested."""
     import torch
 
     for candidate in [loaded, *(_get(loaded, key) for key in _NESTED)]:
@@ -104,6 +104,14 @@ def tensors_in(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
             tensors = {k: v for k, v in candidate.items() if isinstance(v, torch.Tensor)}
             if tensors and len(tensors) * 2 > len(candidate):
                 return tensors
+    nested = {
+        k: v
+        for k, v in (loaded.items() if isinstance(loaded, Mapping) else ())
+        if isinstance(v, Mapping) and v and all(isinstance(t, torch.Tensor) for t in v.values())
+    }
+    if nested:  # one state dict per part of the module
+        parts = {f"{part}.{name}": tensor for part, state in nested.items() for name, tensor in state.items()}
+        return parts if len(nested) > 1 else dict(*nested.values())
     keys = ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) else type(loaded).__name__
     raise MissingWeights(f"{path}: no state dict in it (it holds {keys[:200]}); save module.state_dict()")
 

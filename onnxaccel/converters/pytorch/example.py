@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from onnxaccel.converters.contract import Arrays
 from onnxaccel.converters.pytorch.archive import first_line
 from onnxaccel.errors import ConversionError
+from onnxaccel.graph.feeds import BATCH
 
 if TYPE_CHECKING:
     import torch
@@ -16,8 +19,14 @@ if TYPE_CHECKING:
 USUAL_SIZES = (28, 32, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
 """Heights and widths that image networks are trained at."""
 
-FREE_SIZE = 12
-"""Stands in for a dimension given as -1 while tracing."""
+FREE_SIZES = (12, 64, 224)
+"""Stand in, one after the other, for a dimension given as -1 while tracing."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shape by input name; -1 is dynamic."""
+
+DimNames = Mapping[str, Mapping[int, str]]
+"""Names of dynamic dimensions by input name and axis."""
 
 
 @dataclass
@@ -27,12 +36,13 @@ class Example:
     Attributes:
         args: Positional arguments: tensors, or nested containers of them.
         kwargs: Keyword arguments.
-        dynamic: The dynamic axes of each tensor, in the order in which the tensors appear.
+        dynamic: Names of the dynamic axes of each tensor ("" for one without), in the order in which the
+            tensors appear.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    dynamic: list[set[int]]
+    dynamic: list[dict[int, str]]
 
     def tensors(self) -> list[torch.Tensor]:
         """The tensors among the arguments, in order."""
@@ -40,6 +50,11 @@ class Example:
         from torch.utils import _pytree as pytree
 
         return [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, torch.Tensor)]
+
+    def arrays(self, names: list[str]) -> Arrays:
+        """The tensors as arrays, by the names of the graph's inputs."""
+        tensors = [t for t in self.tensors()]
+        return {n: t.detach().cpu().numpy() for n, t in zip(names, tensors, strict=False) if _has_array(t)}
 
     def map(
         self,
@@ -63,14 +78,24 @@ class Example:
         return args, kwargs
 
 
+def _has_array(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return tensor.dtype != torch.bfloat16
+
+
 def given(
-    module: torch.nn.Module, example: tuple[Any, ...], shapes: Mapping[str, tuple[int, ...]]
+    module: torch.nn.Module,
+    example: tuple[Any, ...],
+    shapes: Shapes,
+    names: DimNames | None = None,
 ) -> Example:
     """The example that the user passed: ``(x, y)``, ``((x, y),)``, and a last dict of keyword arguments.
 
-    Batches of one are doubled, since tracing takes a dimension of size one for a constant. Axis 0 is dynamic
-    in every tensor that shares the first tensor's batch size, and so is each axis that ``shapes`` gives as
-    -1.
+    Batches of one are doubled, since tracing takes a dimension of size one for a constant. Each axis that
+    ``shapes`` gives as -1 is dynamic, and so is axis 0 of every tensor that shares the first tensor's batch
+    size, unless ``shapes`` fixes it beside a dynamic axis. The state of a recurrent layer, [layers, N, ...],
+    has its batch at axis 1.
 
     Raises:
         ConversionError: The arguments do not fit the module's ``forward``.
@@ -82,14 +107,14 @@ def given(
         example = example[0]
     parameters = inspect.signature(module.forward).parameters
     kwargs: dict[str, Any] = {}
-    if example and isinstance(example[-1], dict) and example[-1] and set(example[-1]) <= set(parameters):
+    if example and isinstance(example[-1], dict) and _are_keywords(example, parameters):
         kwargs, example = example[-1], example[:-1]
     kwargs = _settings(module) | kwargs
-    kwargs = {name: kwargs[name] for name in parameters if name in kwargs}
+    kwargs = {name: kwargs[name] for name in [*parameters, *kwargs] if name in kwargs}
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     args, kwargs = pytree.tree_map(lambda leaf: _as_tensor(leaf, device), (tuple(example), kwargs))
     try:
-        bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        arguments = bound(module, args, kwargs)
     except TypeError as error:
         raise ConversionError(f"the example does not fit {type(module).__name__}.forward: {error}") from None
     result = Example(args, kwargs, [])
@@ -102,11 +127,43 @@ def given(
     batch = next((t.shape[0] for t in tensors if t.ndim), None)
     if batch == 1:
         result.args, result.kwargs = result.map(lambda t, _: _doubled(t))
-    asked = _free_axes(bound, shapes)
+    asked = _asked_axes(arguments, shapes, names or {})
+    recurrent = any(isinstance(part, torch.nn.RNNBase) for part in module.modules())
     for index, tensor in enumerate(tensors):
-        axes = {0} if tensor.ndim and tensor.shape[0] == batch else set()
-        result.dynamic.append(axes | asked.get(index, set()))
+        axes, has_batch = asked.get(index, ({}, True))
+        if has_batch and tensor.ndim and tensor.shape[0] == batch:
+            axes.setdefault(0, BATCH)
+        elif has_batch and recurrent and tensor.ndim == 3 and tensor.shape[1] == batch:
+            axes.setdefault(1, BATCH)
+        result.dynamic.append(axes)
     return result
+
+
+def bound(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by the names of forward's parameters; those of ``**kwargs`` by their own.
+
+    Raises:
+        TypeError: They do not fit.
+    """
+    signature = inspect.signature(module.forward)
+    arguments = dict(signature.bind(*args, **kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name, {})
+    return arguments
+
+
+def _are_keywords(example: tuple[Any, ...], parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether the last item, a dict, holds keyword arguments, and is not itself an argument."""
+    last, kinds = example[-1], {p.kind for p in parameters.values()}
+    if set(last) <= set(parameters):
+        return True
+    if inspect.Parameter.VAR_KEYWORD not in kinds or not all(isinstance(key, str) for key in last):
+        return False
+    required = [
+        n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    return all(name in last for name in required[len(example) - 1 :])
 
 
 def _doubled(tensor: torch.Tensor) -> torch.Tensor:
@@ -124,25 +181,30 @@ def _as_tensor(leaf: Any, device: torch.device) -> Any:
     return leaf.detach().to(device) if isinstance(leaf, torch.Tensor) else leaf
 
 
-def _free_axes(bound: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[int, set[int]]:
-    """Axes given as -1, by the position of the tensor; only inputs that are plain tensors can be named."""
+def _asked_axes(
+    bound: Mapping[str, Any], shapes: Shapes, names: DimNames
+) -> dict[int, tuple[dict[int, str], bool]]:
+    """Dynamic axes that were asked for and whether axis 0 may be the batch, by the position of the tensor.
+
+    Only inputs that are plain tensors can be named.
+    """
     import torch
     from torch.utils import _pytree as pytree
 
-    axes: dict[int, set[int]] = {}
+    axes: dict[int, tuple[dict[int, str], bool]] = {}
     position = 0
     known = set()
     for name, value in bound.items():
         count = sum(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value))
-        shape = shapes.get(name, shapes.get("") if len(bound) == 1 else None)
+        key = name if name in shapes or len(bound) > 1 else ""
         if isinstance(value, torch.Tensor):
             known.add(name)
-            if shape is not None:
-                if len(shape) != value.ndim:
+            if key in shapes:
+                if len(shapes[key]) != value.ndim:
                     raise ConversionError(
-                        f"--shape {name} has {len(shape)} dimensions, the example has {value.ndim}"
+                        f"--shape {name} has {len(shapes[key])} dimensions, the example has {value.ndim}"
                     )
-                axes[position] = {axis for axis, size in enumerate(shape) if size < 0}
+                axes[position] = _free_axes(shapes[key], names.get(key, {}))
         position += count
     unknown = [name for name in shapes if name and name not in known]
     if unknown:
@@ -150,45 +212,58 @@ def _free_axes(bound: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
     return axes
 
 
-def from_shapes(module: torch.nn.Module, names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> Example:
+def _free_axes(shape: tuple[int, ...], names: Mapping[int, str]) -> tuple[dict[int, str], bool]:
+    free = {axis: names.get(axis, BATCH if axis == 0 else "") for axis, size in enumerate(shape) if size < 0}
+    return free, not free or shape[0] in (1, -1)
+
+
+def from_shapes(
+    module: torch.nn.Module, names: list[str], shapes: Shapes, dim_names: DimNames | None = None
+) -> Example:
     """Random tensors of the shapes that the user gave; integers where the module takes no floats.
 
     Args:
         module: The module to call.
         names: Names of forward's inputs.
         shapes: Shape by input name; one shape under any name where there is one input.
+        dim_names: Names of dynamic dimensions, by input name and axis.
 
     Raises:
         ConversionError: A name is unknown, an input has no shape, or the module does not run on such inputs.
     """
     import torch
 
+    dim_names = dim_names or {}
     if len(shapes) == 1 and len(names) == 1:
-        shapes = {names[0]: next(iter(shapes.values()))}
+        (asked,) = shapes
+        shapes, dim_names = {names[0]: shapes[asked]}, {names[0]: dim_names.get(asked, {})}
     unknown = [name for name in shapes if name not in names]
     if unknown:
         raise ConversionError(
             f"--shape {unknown[0] or '(no name)'}: the model has no such input; it has {', '.join(names)}"
         )
     chosen = [name for name in names if name in shapes]
-    sizes = {
-        n: [2 if i == 0 and s in (1, -1) else FREE_SIZE if s < 0 else s for i, s in enumerate(shapes[n])]
-        for n in chosen
-    }
-    dynamic = [{0} | {axis for axis, size in enumerate(shapes[name]) if size < 0} for name in chosen]
+    dynamic = []
+    for name in chosen:
+        axes, has_batch = _free_axes(shapes[name], dim_names.get(name, {}))
+        dynamic.append({0: BATCH} | axes if has_batch else axes)
     failure: Exception | None = None
-    for integers in _by_likelihood(chosen):
-        kwargs = {
-            name: torch.zeros(sizes[name], dtype=torch.int64)
-            if name in integers
-            else torch.randn(sizes[name])
-            for name in chosen
-        }
-        failure = _try(module, kwargs)
-        if failure is None:
+    for free, integers in itertools.product(FREE_SIZES, _by_likelihood(chosen)):
+        kwargs: dict[str, torch.Tensor] = {}
+        for name, axes in zip(chosen, dynamic, strict=True):
+            size = [
+                (2 if axes.get(axis) == BATCH else free) if axis in axes else size
+                for axis, size in enumerate(shapes[name])
+            ]
+            kwargs[name] = torch.zeros(size, dtype=torch.int64) if name in integers else torch.randn(size)
+        error = _try(module, kwargs)
+        if error is None:
             if isinstance(module, torch.jit.ScriptModule):
                 return Example(tuple(kwargs.values()), {}, dynamic)
             return Example((), kwargs | _settings(module), dynamic)
+        failure = failure or error
+        if not any(-1 in shape[1:] for shape in shapes.values()) and integers == set(chosen):
+            break
     raise ConversionError(
         f"the model does not run on inputs of --shape {_shown(shapes)}: {first_line(failure or Exception())}"
     )
@@ -217,7 +292,7 @@ def _try(module: torch.nn.Module, kwargs: dict[str, torch.Tensor]) -> Exception 
     return None
 
 
-def _shown(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _shown(shapes: Shapes) -> str:
     return " ".join(f"{name}={','.join(map(str, shape))}" for name, shape in shapes.items())
 
 
@@ -240,7 +315,7 @@ def inferred(module: torch.nn.Module, names: list[str], progress: Callable[[str]
     name, kind, weight, groups = names[0], *_first_layer(module)
     if kind == "Linear":
         if _try(module, {name: torch.randn(2, weight.shape[1])}) is None:
-            return Example((torch.randn(2, weight.shape[1]),), {}, [{0}])
+            return Example((torch.randn(2, weight.shape[1]),), {}, [{0: BATCH}])
     if kind == "Conv2d":
         channels = weight.shape[1] * groups
         fits = []
@@ -250,13 +325,13 @@ def inferred(module: torch.nn.Module, names: list[str], progress: Callable[[str]
             if len(fits) == 2 and _pools_to_a_grid(module):
                 break
             if len(fits) == 2:
-                return Example((torch.randn(2, channels, fits[0], fits[1]),), {}, [{0, 2, 3}])
+                return Example((torch.randn(2, channels, fits[0], fits[1]),), {}, [{0: BATCH, 2: "", 3: ""}])
         if len(fits) == 1:
             progress(
                 f"no --shape given: {name} is [batch, {channels}, {fits[0]}, {fits[0]}], the one usual "
                 f"size that fits"
             )
-            return Example((torch.randn(2, channels, fits[0], fits[0]),), {}, [{0}])
+            return Example((torch.randn(2, channels, fits[0], fits[0]),), {}, [{0: BATCH}])
     example = "1,3,32,32" if kind != "Linear" else f"1,{weight.shape[1]}"
     raise ConversionError(
         f"the shape of the input {name!r} is not recorded in the file; give it, for instance --shape "

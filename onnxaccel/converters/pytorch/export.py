@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import logging
 import re
@@ -18,6 +19,7 @@ from onnxaccel.converters.pytorch.signature import restore_names, tidy
 from onnxaccel.converters.pytorch.substitutes import substitutes
 from onnxaccel.converters.pytorch.trainable import refuse_what_trains_otherwise, to_trainable
 from onnxaccel.errors import ConversionError
+from onnxaccel.graph.feeds import BATCH
 
 if TYPE_CHECKING:
     import torch
@@ -66,13 +68,35 @@ def export_module(
 
 
 def trace(module: torch.nn.Module, example: Example) -> ExportedProgram:
-    """Trace a module with torch.export, with a dynamic batch where the module allows one."""
+    """Trace a module with torch.export, with the dynamic axes of ``example``.
+
+    Where axis 0 turns out to be fixed, and the module has layers with ``batch_first=False``, the batch is
+    axis 1; ``example`` says so afterwards.
+    """
+    try:
+        return _traced(module, example)
+    except ConversionError:
+        time_first = any(getattr(part, "batch_first", True) is False for part in module.modules())
+        if not time_first or any(set(axes) - {0} for axes in example.dynamic):
+            raise
+        axes: list[dict[int, str]] = [{1: BATCH} if t.ndim > 1 else {} for t in example.tensors()]
+        program = _traced(module, dataclasses.replace(example, dynamic=axes))
+        example.dynamic = axes
+        return program
+
+
+def _traced(module: torch.nn.Module, example: Example) -> ExportedProgram:
     import torch
 
-    dims: dict[int, Any] = {0: torch.export.Dim("batch")}
+    names = [name for axes in example.dynamic for name in axes.values()]
+    # a Dim is one size wherever it stands, and any size; other dimensions may have a least or largest one
+    dims: dict[str, Any] = {
+        name: torch.export.Dim(name) for name in names if name == BATCH or (names.count(name) > 1 and name)
+    }
 
     def dynamic(tensor: torch.Tensor, position: int) -> dict[int, Any]:
-        return {axis: dims.get(axis, torch.export.Dim.DYNAMIC) for axis in sorted(example.dynamic[position])}
+        axes = example.dynamic[position]
+        return {axis: dims.get(axes[axis], torch.export.Dim.DYNAMIC) for axis in sorted(axes)}
 
     args, kwargs = example.map(dynamic, other=lambda leaf: None)
     shapes = inspect.signature(module.forward).bind(*args, **kwargs).arguments
@@ -91,11 +115,12 @@ def _advice(name: str, error: Exception) -> str:
             f"others; write the branch with torch.cond or torch.where ({first_line(error)})"
         )
     if "Constraints violated" in text:
-        fixed = next((line.strip(" -") for line in text.splitlines() if "constant" in line), text)
+        lines = [line.strip(" -") for line in text.splitlines()]
+        fixed = next((line for line in lines if "constant" in line or "Not all values" in line), text)
         return (
-            f"{name} fixes a dimension that should be dynamic ({fixed.split('. ')[0]}); take batches "
-            f"along axis "
-            f"0, and read sizes from x.shape instead of writing numbers"
+            f"{name} fixes a dimension that should be dynamic ({fixed.split('. ')[0]}); read sizes from "
+            f"x.shape instead of writing numbers, or say which axes are dynamic, for instance "
+            f"--shape x=7,batch,5"
         )
     return f"torch.export cannot trace {name}: {first_line(error)}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import os
@@ -16,27 +17,27 @@ from onnxaccel.errors import ConversionError, MissingDependency, MissingWeights
 if TYPE_CHECKING:
     import torch
 
-_PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile and Lightning put before every name."""
-
 
 def build(factory: str) -> torch.nn.Module:
     """Call a factory given as "module:callable"; the working directory is searched too, as by ``python -m``.
 
-    "transformers:FOLDER" builds the architecture that the folder's config.json names; nothing is downloaded,
-    and no code from the folder is run.
+    "transformers:FOLDER" builds the architecture that the folder's config.json names, and "timm:NAME" or
+    "timm:NAME,num_classes=10" timm's model of that name; nothing is downloaded, and no code from the folder
+    is run.
 
     Raises:
         ConversionError: It is not found, fails, or returns no module.
-        MissingDependency: transformers is not installed.
+        MissingDependency: transformers or timm is not installed.
     """
     import torch
 
     module_name, _, name = factory.partition(":")
     if not module_name or not name:
         raise ConversionError(f"--factory {factory}: give it as module:callable, for instance nets:resnet20")
-    if module_name == "transformers" and Path(name).is_dir():
+    if module_name == "transformers" and (Path(name).is_dir() or not name.isidentifier()):
         return _transformers(Path(name))
+    if module_name == "timm":
+        return _timm(name)
     try:
         with _working_directory_on_path():
             made = getattr(importlib.import_module(module_name), name)()
@@ -54,13 +55,39 @@ def _transformers(folder: Path) -> torch.nn.Module:
         raise MissingDependency(
             "transformers", "transformers", "build the architecture of a config.json"
         ) from None
+    if not (folder / "config.json").is_file():
+        raise ConversionError(f"--factory transformers:{folder}: there is no config.json in that folder")
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        made: torch.nn.Module = getattr(transformers, config.architectures[0])(config)
+        names = config.architectures or ["AutoModel"]
+        if names == ["AutoModel"]:
+            return transformers.AutoModel.from_config(config)  # type: ignore[no-any-return, no-untyped-call]
+        made: torch.nn.Module = getattr(transformers, names[0])(config)
     except Exception as error:  # an OSError, ValueError or TypeError of transformers' own
         raise ConversionError(f"--factory transformers:{folder}: {first_line(error)}") from None
+    return made
+
+
+def _timm(name: str) -> torch.nn.Module:
+    name, *settings = name.split(",")
+    try:
+        import timm
+    except ImportError as error:
+        if error.name != "timm":
+            raise ConversionError(f"--factory timm:{name}: timm does not import ({error})") from None
+        raise MissingDependency("timm", "timm", "build timm's models") from None
+    except Exception as error:  # torchvision, built for another torch
+        raise ConversionError(
+            f"--factory timm:{name}: timm does not import ({first_line(error)}); install the "
+            f"torchvision that belongs to this torch"
+        ) from None
+    try:
+        values = {key: ast.literal_eval(value) for key, value in (s.split("=", 1) for s in settings)}
+        made: torch.nn.Module = timm.create_model(name, pretrained=False, **values)
+    except Exception as error:  # timm's own; a setting that is no Python literal
+        raise ConversionError(f"--factory timm:{name}: {first_line(error)}") from None
     return made
 
 
@@ -100,10 +127,22 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path
 
 
 def _without_prefix(tensors: dict[str, torch.Tensor], own: set[str]) -> dict[str, torch.Tensor]:
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors) and not any(n.startswith(prefix) for n in own):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+    """Names without what DataParallel ("module."), Lightning ("model.") or a wrapper puts before.
+
+    It is the prefix under which most names are the module's own. What stands beside it (a loss's weights, a
+    second copy of the model) belongs to the training, not to the module.
+    """
+    counts: dict[str, int] = {"": 0}
+    for name in tensors:
+        parts = name.split(".")
+        for cut in range(len(parts)):
+            if ".".join(parts[cut:]) in own:
+                prefix = "".join(f"{part}." for part in parts[:cut])
+                counts[prefix] = counts.get(prefix, 0) + 1
+    prefix = max(counts, key=lambda p: (counts[p], -len(p)))
+    if not prefix:
+        return tensors
+    return {n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)}
 
 
 def _some(names: list[str]) -> str:

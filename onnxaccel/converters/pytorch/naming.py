@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxaccel.errors import ConversionError
+from onnxaccel.graph.feeds import BATCH
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +26,7 @@ def output_leaves(result: Any) -> tuple[list[str], list[torch.Tensor]]:
     import torch
     from torch.utils import _pytree as pytree
 
+    _register_dataclasses(result)
     leaves, _ = pytree.tree_flatten_with_path(result)
     names, tensors = [], []
     for path, leaf in leaves:
@@ -31,6 +35,17 @@ def output_leaves(result: Any) -> tuple[list[str], list[torch.Tensor]]:
             names.append("output" if not path else f"output_{name}" if name[0].isdigit() else name)
             tensors.append(leaf)
     return names, tensors
+
+
+def _register_dataclasses(result: Any) -> None:
+    """Let torch look into dataclasses that a module returns, as it looks into tuples."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    for leaf in pytree.tree_leaves(result):
+        if dataclasses.is_dataclass(leaf):
+            torch.export.register_dataclass(type(leaf))
+            _register_dataclasses(leaf)
 
 
 def _part(key: Any) -> Any:
@@ -69,15 +84,20 @@ def rename_outputs(model: ir.Model, names: Sequence[str]) -> list[str]:
     return unique
 
 
-def rename_dims(model: ir.Model) -> None:
-    """Call the dynamic dimensions "batch" (axis 0) and "INPUT_AXIS" instead of torch's own symbols."""
+def rename_dims(model: ir.Model, dynamic: Sequence[Mapping[int, str]] = ()) -> None:
+    """Call the dynamic dimensions as asked, or "batch" (axis 0) and "INPUT_AXIS", not by torch's symbols.
+
+    Args:
+        model: The exported graph; changed in place.
+        dynamic: Names asked for, by axis, of each input.
+    """
     symbols: dict[str, str] = {}
-    for value in model.graph.inputs:
+    for value, asked in itertools.zip_longest(model.graph.inputs, dynamic[: len(model.graph.inputs)]):
         for axis, dim in enumerate(value.shape or ()):
-            if not isinstance(dim, int) and dim.value is not None and dim.value not in symbols:
-                symbols[dim.value] = (
-                    "batch" if axis == 0 and "batch" not in symbols.values() else f"{value.name}_{axis}"
-                )
+            if isinstance(dim, int) or dim.value is None or dim.value in symbols:
+                continue
+            first = BATCH if axis == 0 and BATCH not in symbols.values() else ""
+            symbols[dim.value] = (asked or {}).get(axis) or first or f"{value.name}_{axis}"
     for value in [*model.graph.inputs, *(v for n in model.graph.all_nodes() for v in n.outputs)]:
         if value.shape is not None:
             # an expression of several symbols becomes unknown; onnxaccel infers what it needs

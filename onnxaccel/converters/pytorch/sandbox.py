@@ -56,10 +56,11 @@ def convert_archive(path: Path, format_name: str, options: Options) -> Conversio
         request = {
             "format": format_name,
             "shapes": dict(options.shapes),
+            "dim_names": {name: dict(dims) for name, dims in options.dim_names.items()},
             "opset": options.opset,
             "trainable": options.trainable,
         }
-        answer, _ = sandbox.ask("export", request)
+        answer, example = sandbox.ask("export", request)
         for line in answer["progress"]:
             options.progress(line)
         graph_model = Model.load(sandbox.folder / MODEL_FILE).ir
@@ -75,6 +76,7 @@ def convert_archive(path: Path, format_name: str, options: Options) -> Conversio
         reference=lambda feed: sandbox.ask("run", {}, feed)[1],
         reference_name=f"PyTorch {torch.__version__}",
         ranges=integer_ranges(model.ir),
+        example=example,
         close=sandbox.close,
     )
 

@@ -33,6 +33,10 @@ def substitutes() -> TorchFunctionMode:
         torch.feature_dropout: _feature_dropout,
         torch.alpha_dropout: _alpha_dropout,
         torch.feature_alpha_dropout: _feature_alpha_dropout,
+        functional.embedding_bag: _embedding_bag,
+        functional.rrelu: _rrelu,
+        torch.cdist: _cdist,
+        torch.Tensor.data.__get__: torch.Tensor.detach,  # type: ignore[attr-defined]
     }
 
     class Substitutes(TorchFunctionMode):
@@ -58,6 +62,67 @@ def _attention(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     headed = [with_head(value) for value in args]
     named = {name: with_head(value) for name, value in kwargs.items()}
     return scaled_dot_product_attention(query.unsqueeze(1), *headed, **named).squeeze(1)
+
+
+def _embedding_bag(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: torch.Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> torch.Tensor:
+    """Embeddings reduced over each bag: [N, T] -> [N, E], or [T] with the N offsets where bags begin."""
+    import torch
+
+    rows = torch.nn.functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq)
+    if offsets is None:
+        member = torch.ones_like(input, dtype=torch.bool)
+    else:
+        ends = torch.cat([offsets[1:], torch.full_like(offsets[:1], 2**31)])
+        if include_last_offset:
+            offsets, ends = offsets[:-1], offsets[1:]
+        place = torch.arange(input.shape[0], device=input.device)
+        member = (place >= offsets[:, None]) & (place < ends[:, None])
+        rows, input = rows[None], input[None]
+    if padding_idx is not None:
+        member = member & (input != padding_idx)
+    if mode == "max":  # an empty bag gives zeros
+        highest = torch.where(member[..., None], rows, float("-inf")).amax(-2)
+        return torch.where(member.any(-1, keepdim=True), highest, 0.0)
+    factor = member.to(rows.dtype)
+    if per_sample_weights is not None:
+        factor = factor * per_sample_weights
+    total = torch.matmul(factor.unsqueeze(-2), rows).squeeze(-2)
+    return total / member.sum(-1, keepdim=True).clamp(min=1) if mode == "mean" else total
+
+
+def _rrelu(
+    input: torch.Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> torch.Tensor:
+    import torch
+
+    slope = (lower + upper) / 2
+    if training:  # refused later, as any random number but Dropout's
+        return torch.where(input >= 0, input, input * torch.empty_like(input).uniform_(lower, upper))
+    return torch.nn.functional.leaky_relu(input, slope)
+
+
+def _cdist(x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: Any = None) -> torch.Tensor:
+    """[..., P, M], [..., R, M] -> [..., P, R]."""
+    import torch
+
+    distance: torch.Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), ord=p, dim=-1)
+    return distance
 
 
 def _feature_dropout(

@@ -90,15 +90,19 @@ class TorchScript:
             )
         lines: list[str] = []
         shapes = {name: tuple(shape) for name, shape in request["shapes"].items()}
+        dim_names = {  # keys of JSON are strings
+            name: {int(axis): dim for axis, dim in dims.items()}
+            for name, dims in request["dim_names"].items()
+        }
         self.example = (
-            example.from_shapes(self.module, self.names, shapes)
+            example.from_shapes(self.module, self.names, shapes, dim_names)
             if shapes
             else example.inferred(self.module, self.names, lines.append)
         )
         with torch.no_grad():
             self.outputs, _ = naming.output_leaves(self.module(*self.example.args))
         axes = {
-            name: {axis: "batch" if axis == 0 else f"{name}_{axis}" for axis in dynamic}
+            name: {axis: dim or f"{name}_{axis}" for axis, dim in dynamic.items()}
             for name, dynamic in zip(self.names, self.example.dynamic, strict=True)
         }
         try:
@@ -116,7 +120,7 @@ class TorchScript:
         except Exception as error:
             raise ConversionError(f"torch.onnx cannot export this TorchScript: {first_line(error)}") from None
         answer = {"trainable": None, "frozen": [], "progress": lines}
-        return answer, {}
+        return answer, self.example.arrays(self.names)
 
     def run(self, feed: Arrays) -> Arrays:
         """The module's outputs for a feed."""
@@ -177,7 +181,8 @@ class Program:
         self.inputs = [value.name or "" for value in model.graph.inputs]
         names = naming.trained(model, self.program.named_parameters())
         ir.save(model, MODEL_FILE, external_data=f"{MODEL_FILE}.data")
-        return {"trainable": names if trainable else None, "frozen": frozen, "progress": []}, {}
+        answer = {"trainable": names if trainable else None, "frozen": frozen, "progress": []}
+        return answer, self.example.arrays(self.inputs)
 
     def run(self, feed: Arrays) -> Arrays:
         """The program's outputs for a feed."""
