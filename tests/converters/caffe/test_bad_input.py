@@ -121,7 +121,8 @@ CASES: dict[str, tuple[str, dict[str, list[Any]], type[AccelError], str]] = {
         "elements",
     ),
     "huge priors": (
-        layer("PriorBox", "data data", "x", "prior_box_param { " + "min_size: 1 " * 9000000 + "}"),
+        inputs(big=(1, 1, 4000, 4000))
+        + layer("PriorBox", "big data", "x", "prior_box_param { " + "min_size: 1 " * 20 + "}"),
         {},
         ConversionError,
         "elements",

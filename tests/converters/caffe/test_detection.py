@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,42 @@ from tests.converters.caffe.case import caffemodel, inputs, layer
 
 Array = np.ndarray[Any, Any]
 
-CAFFE = caffe_home()
-needs_caffe = pytest.mark.skipif(CAFFE is None, reason="no real Caffe on this machine; make caffe builds one")
+
+@dataclass(frozen=True)
+class Net:
+    """A network with weights and feed, and the blobs that a real Caffe is asked for."""
+
+    prototxt: str
+    feed: dict[str, Array]
+    output: str
+    blobs: dict[str, list[Array]] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> list[Path]:
+        files = [folder / "net.prototxt"]
+        files[0].write_text(self.prototxt)
+        if self.blobs:
+            files.append(folder / "net.caffemodel")
+            files[1].write_bytes(caffemodel(self.blobs))
+        return files
 
 
-def ask(
-    prototxt: Path, weights: Path | None, feed: dict[str, Array], blobs: tuple[str, ...]
-) -> dict[str, Array]:
-    assert CAFFE is not None
-    (result,) = RealCaffe(CAFFE).run([Forward(prototxt, weights, feed, blobs)])
-    assert isinstance(result, dict), result
-    return result
+@pytest.fixture(scope="module")
+def by_caffe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Array]:
+    """What a real Caffe gives for each network, in one process."""
+    home = caffe_home()
+    if home is None:
+        pytest.skip("no real Caffe on this machine; make caffe builds one")
+    passes = []
+    for net in NETS.values():
+        prototxt, *weights = net.write(tmp_path_factory.mktemp("net"))
+        passes.append(Forward(prototxt, weights[0] if weights else None, net.feed, (net.output,)))
+    results = RealCaffe(home).run(passes)
+    assert all(isinstance(result, dict) for result in results), results
+    return {
+        name: result[net.output]
+        for (name, net), result in zip(NETS.items(), results, strict=True)
+        if isinstance(result, dict)
+    }
 
 
 FOUR = "variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2"
@@ -40,21 +66,11 @@ PRIORS = {
 }
 
 
-@needs_caffe
-@pytest.mark.parametrize("name", PRIORS)
-def test_priors_are_constants_equal_to_caffe_s(name: str, tmp_path: Path) -> None:
-    prototxt = tmp_path / "prior.prototxt"
-    prototxt.write_text(
-        inputs(data=(1, 3, 64, 96), conv=(1, 8, 5, 7))
-        + layer("PriorBox", "conv data", "p", f"prior_box_param {{ {PRIORS[name]} }}")
-    )
+def prior_net(settings: str) -> Net:
+    text = inputs(data=(1, 3, 64, 96), conv=(1, 8, 5, 7))
+    text += layer("PriorBox", "conv data", "p", f"prior_box_param {{ {settings} }}")
     feed = {"data": np.zeros((1, 3, 64, 96), np.float32), "conv": np.zeros((1, 8, 5, 7), np.float32)}
-    expected = ask(prototxt, None, feed, ("p",))["p"]
-    model = oa.convert(prototxt, verify=False)
-    ours = Session(model).run(feed)["p"]
-    assert ours.shape == expected.shape
-    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
-    assert {node.op_type for node in model.graph} <= {"Identity"}
+    return Net(text, feed, "p")
 
 
 DETECTION = (
@@ -86,34 +102,21 @@ BOXES: dict[str, dict[str, Any]] = {
 }
 
 
-@needs_caffe
-@pytest.mark.parametrize("images", [1, 3])
-@pytest.mark.parametrize("name", BOXES)
-def test_boxes_equal_caffe_s(name: str, images: int, tmp_path: Path) -> None:
+def box_net(name: str, images: int) -> Net:
     chosen = {"classes": 4, "keep": -1, "conf": 0.25, "more": "", **BOXES[name]}
     priors, classes = 60, chosen["classes"]
     kinds = classes if "share_location: false" in chosen["more"] else 1
-    prototxt = tmp_path / "net.prototxt"
-    prototxt.write_text(
-        inputs(loc=(2, priors * kinds * 4), conf=(2, priors * classes), prior=(1, 2, priors * 4))
-        + layer("DetectionOutput", "loc conf prior", "d", DETECTION.format(**chosen))
-    )
+    text = inputs(loc=(2, priors * kinds * 4), conf=(2, priors * classes), prior=(1, 2, priors * 4))
+    text += layer("DetectionOutput", "loc conf prior", "d", DETECTION.format(**chosen))
     rng = np.random.default_rng(0)
     corners = np.sort(rng.random((priors, 2, 2)), 1) * 0.5 + 0.2
-    prior = np.stack([corners.reshape(-1), np.full(priors * 4, 0.2)])[None].astype(np.float32)
     scores = np.exp(rng.standard_normal((images, priors, classes)) * 2)
     feed = {
         "loc": (rng.standard_normal((images, priors * kinds * 4)) * 0.3).astype(np.float32),
         "conf": (scores / scores.sum(-1, keepdims=True)).reshape(images, -1).astype(np.float32),
-        "prior": prior,
+        "prior": np.stack([corners.reshape(-1), np.full(priors * 4, 0.2)])[None].astype(np.float32),
     }
-    expected = ask(prototxt, None, feed, ("d",))["d"]
-    ours = Session(oa.convert(prototxt, verify=False)).run(feed)["d"]
-    assert ours.shape == expected.shape and ours.shape[2] >= (images if name == "nothing found" else 1)
-    np.testing.assert_allclose(in_order(ours), in_order(expected), rtol=1e-5, atol=1e-6)
-    if chosen["conf"] < 2:  # by image, by label, the best first
-        keys = [(row[0], row[1], -row[2]) for row in ours[0, 0]]
-        assert keys == sorted(keys)
+    return Net(text, feed, "d")
 
 
 def in_order(rows: Array) -> Array:
@@ -179,17 +182,48 @@ def ssd() -> tuple[str, dict[str, list[Array]]]:
     return text, blobs
 
 
-@needs_caffe
-def test_an_ssd_gives_caffe_s_boxes(tmp_path: Path) -> None:
-    text, blobs = ssd()
-    prototxt, weights = tmp_path / "ssd.prototxt", tmp_path / "ssd.caffemodel"
-    prototxt.write_text(text)
-    weights.write_bytes(caffemodel(blobs))
-    model = oa.convert(prototxt, weights)  # through the gate, rows as a set
+SSD_TEXT, SSD_BLOBS = ssd()
+NETS = {
+    **{f"priors: {name}": prior_net(settings) for name, settings in PRIORS.items()},
+    **{f"boxes: {name}, {images}": box_net(name, images) for name in BOXES for images in (1, 3)},
+    "ssd": Net(
+        SSD_TEXT,
+        {"data": np.random.default_rng(2).standard_normal((2, 3, 64, 64)).astype(np.float32)},
+        "detections",
+        SSD_BLOBS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_priors_are_constants_equal_to_caffe_s(name: str, by_caffe: dict[str, Array], tmp_path: Path) -> None:
+    net, expected = NETS[f"priors: {name}"], by_caffe[f"priors: {name}"]
+    model = oa.convert(*net.write(tmp_path), verify=False)
+    ours = Session(model).run(net.feed)["p"]
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
+    assert {node.op_type for node in model.graph} <= {"Identity"}
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("name", BOXES)
+def test_boxes_equal_caffe_s(name: str, images: int, by_caffe: dict[str, Array], tmp_path: Path) -> None:
+    net, expected = NETS[f"boxes: {name}, {images}"], by_caffe[f"boxes: {name}, {images}"]
+    ours = Session(oa.convert(*net.write(tmp_path), verify=False)).run(net.feed)["d"]
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(in_order(ours), in_order(expected), rtol=1e-5, atol=1e-6)
+    if name == "nothing found":
+        assert ours[0, 0].tolist() == [[i, *[-1.0] * 6] for i in range(images)]
+    else:  # by image, by label, the best first
+        keys = [(row[0], row[1], -row[2]) for row in ours[0, 0]]
+        assert keys == sorted(keys)
+
+
+def test_an_ssd_gives_caffe_s_boxes(by_caffe: dict[str, Array], tmp_path: Path) -> None:
+    net, expected = NETS["ssd"], by_caffe["ssd"]
+    model = oa.convert(*net.write(tmp_path))  # through the gate, rows as a set
     assert model.metadata.max_relative_error is not None and model.metadata.max_relative_error < 1e-4
     assert "NonMaxSuppression" in {node.op_type for node in model.graph}
-    feed = {"data": np.random.default_rng(2).standard_normal((2, 3, 64, 64)).astype(np.float32)}
-    expected = ask(prototxt, weights, feed, ("detections",))
-    ours = Session(model).run(feed)["detections"]
-    assert ours.shape == expected["detections"].shape and ours.shape[2] > 10
-    np.testing.assert_allclose(in_order(ours), in_order(expected["detections"]), rtol=1e-4, atol=1e-5)
+    ours = Session(model).run(net.feed)["detections"]
+    assert ours.shape == expected.shape and ours.shape[2] > 10
+    np.testing.assert_allclose(in_order(ours), in_order(expected), rtol=1e-4, atol=1e-5)
