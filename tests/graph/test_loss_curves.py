@@ -1,8 +1,8 @@
 """Loss curves of ten kinds of network against torch: the same weights, batches and optimizer, over 30 steps.
 
-The reference is torch in float64. Rounding grows from step to step in any float32 training, and jumps where a
-rectifier tips over, so the bound is 1e-5 relative, or what torch's own float32 training (by its oneDNN kernels,
-and by its own) strays from its float64 one, whichever is more.
+The reference is torch in float64. Rounding grows from step to step in any float32 training, and jumps where
+a rectifier tips over. So the bound is 1e-5 relative, or what torch's own float32 training strays from its
+float64 one (by its oneDNN kernels or by its own), whichever is more.
 """
 
 from __future__ import annotations

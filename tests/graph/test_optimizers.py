@@ -17,6 +17,7 @@ from onnxaccel.errors import TrainingError
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.optimizers import NO_DECAY_ON_BIAS_AND_NORM, Group, Optimizer, create, optimizer
 from onnxaccel.graph.parameters import role_of, trainable
+from onnxaccel.graph.training import training_step
 from tests.graph.test_training import real_batches, torch_curve
 
 Native = Callable[[Any], torch.optim.Optimizer]
@@ -233,3 +234,22 @@ def test_bad_settings_are_said(make: Callable[[], Any], message: str) -> None:
 def test_a_pattern_that_matches_nothing_is_said(model: Model) -> None:
     with pytest.raises(TrainingError, match=r"'fc9\.\*' matches no parameter; there are fc1.weight"):
         oa.Trainer(model, optimizer=create("sgd", groups=[("fc9.*", {"lr_mult": 0})]), ep="cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "inside"),
+    [
+        ({}, 3),
+        ({"weight_decay": 1e-2}, 3),
+        ({"momentum": 0.9}, 3),
+        ({"momentum": 0.9, "weight_decay": 1e-2}, 3),
+        ({"momentum": 0.9, "nesterov": True}, 0),
+    ],
+)
+def test_sgd_writes_into_the_products_of_dense_layers(settings: dict[str, Any], inside: int) -> None:
+    """The updates themselves are compared with torch above; this is about where they are written."""
+    module = nn.Sequential(nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 40))
+    model = oa.convert(module, torch.zeros(2, 40), trainable=True)
+    step = training_step(model, "mse", create("sgd", settings))
+    products = [n for n in step.model.graph if n.op_type == "Gemm" and n.name and n.name.startswith("step")]
+    assert sum(len(n.inputs) == 3 for n in products) == inside

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxaccel.errors import TrainingError
 from onnxaccel.graph.builder import Builder
+from onnxaccel.graph.optimizers.fused import plus
 from onnxaccel.graph.settings import Settings, made
 from onnxaccel.registry import Registry
 
@@ -208,7 +209,7 @@ def single(op: Builder, x: ir.Value) -> ir.Value:
 
 def l2(op: Builder, p: ir.Value, g: ir.Value, weight_decay: float) -> ir.Value:
     """The gradient with weight decay as an L2 penalty: ``g + weight_decay p``."""
-    return op.Add(g, op.Mul(p, weight_decay)) if weight_decay else g
+    return plus(op, p, weight_decay, g) if weight_decay else g
 
 
 def decoupled(op: Builder, p: ir.Value, lr: ir.Value, weight_decay: float) -> ir.Value:

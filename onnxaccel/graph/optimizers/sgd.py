@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxaccel.errors import TrainingError
 from onnxaccel.graph.builder import Builder
 from onnxaccel.graph.optimizers.base import Optimizer, Update, l2, optimizer
+from onnxaccel.graph.optimizers.fused import plus, step_back
 
 
 @optimizer("sgd")
@@ -53,10 +54,12 @@ class SGD(Optimizer):
         """See `Optimizer.update`."""
         g = l2(op, p, g, self.weight_decay)
         if not self.momentum:
-            return op.Sub(p, op.Mul(g, lr)), []
+            return step_back(op, p, g, lr), []
         share = g
         if self.dampening:
             share = op.Mul(g, op.Where(op.Greater(t, 1.0), 1.0 - self.dampening, 1.0))
-        v = op.Add(op.Mul(state[0], self.momentum), share)
-        direction = op.Add(g, op.Mul(v, self.momentum)) if self.nesterov else v
-        return op.Sub(p, op.Mul(direction, lr)), [v]
+        if self.nesterov:  # reads the gradient twice
+            v = op.Add(op.Mul(state[0], self.momentum), share)
+            return step_back(op, p, op.Add(g, op.Mul(v, self.momentum)), lr), [v]
+        v = plus(op, state[0], self.momentum, share)
+        return step_back(op, p, v, lr), [v]
