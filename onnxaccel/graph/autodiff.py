@@ -8,7 +8,7 @@ asked for is never kept: rules write the gradients of all inputs, and unused nod
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -16,8 +16,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from onnxaccel.errors import ModelError, UnsupportedOperator
+from onnxaccel.graph.bodies import bodies, captured
 from onnxaccel.graph.builder import Builder, describe, operator_of
-from onnxaccel.graph.expand import CONSTANT
+from onnxaccel.graph.expand import CONSTANT, refusal
 from onnxaccel.graph.model import Model, name_of
 from onnxaccel.graph.normalize import differentiable
 from onnxaccel.graph.rules import gradient as rules
@@ -46,11 +47,11 @@ def backward(
     """
     wrt = list(wrt)
     nodes = list(op.graph)
-    active = _downstream(nodes, wrt)
+    active = downstream(nodes, wrt)
     path = _upstream(nodes, seeds, active)
-    missing = [node for node in path if rules.get(operator_of(node)) is None]
+    missing = list(without_rule(nodes, wrt, seeds))
     if missing:
-        raise UnsupportedOperator(_explain(missing))
+        raise UnsupportedOperator(_explain(nodes, missing, wrt))
 
     parts: dict[ir.Value, list[ir.Value]] = {value: [seed] for value, seed in seeds.items()}
     total: dict[ir.Value, ir.Value] = {}
@@ -71,16 +72,17 @@ def backward(
         rule = rules.get(operator_of(node))
         assert rule is not None
         op.origin = describe(node)
-        dxs = rule(op, node, *dys)
+        dxs = rule(op, node, *dys, active=active) if bodies(node) else rule(op, node, *dys)
         op.origin = None
-        for x, dx in zip(node.inputs, [dxs] if isinstance(dxs, ir.Value) else dxs or (), strict=False):
+        found = [dxs] if isinstance(dxs, ir.Value) else dxs or ()
+        for x, dx in zip([*node.inputs, *captured(node)], found, strict=False):
             if x is not None and dx is not None and x in active:
                 parts.setdefault(x, []).append(dx)
     gradients = {value: collect(value) for value in wrt}
     return {value: grad for value, grad in gradients.items() if grad is not None}
 
 
-def _downstream(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value]) -> set[ir.Value]:
+def downstream(nodes: Iterable[ir.Node], wrt: Iterable[ir.Value]) -> set[ir.Value]:
     """The float values that depend differentiably on ``wrt``."""
     active = set(wrt)
     for node in nodes:
@@ -91,14 +93,7 @@ def _downstream(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value]) -> set[ir.Val
 
 def reads(node: ir.Node) -> list[ir.Value]:
     """The values that a node depends on: its inputs, and what its subgraphs read from outside."""
-    graphs = [graph for attr in node.attributes.values() if (graph := _graph(attr)) is not None]
-    inner = [x for graph in graphs for n in graph.all_nodes() for x in n.inputs]
-    results = [x for graph in graphs for x in graph.outputs]
-    return [x for x in [*node.inputs, *inner, *results] if x is not None]
-
-
-def _graph(attr: ir.Attr) -> ir.Graph | None:
-    return attr.as_graph() if attr.type == ir.AttributeType.GRAPH else None
+    return [x for x in [*node.inputs, *captured(node)] if x is not None]
 
 
 def _upstream(nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], active: set[ir.Value]) -> list[ir.Node]:
@@ -113,12 +108,53 @@ def _upstream(nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], active: set[i
     return path[::-1]
 
 
-def _explain(missing: Sequence[ir.Node]) -> str:
-    operators = sorted({operator_of(node) for node in missing})
-    return (
-        f"no gradient rule for {', '.join(operators)}, first needed at {describe(missing[0])}; freeze the "
-        f"parameters before it, or add a rule with @gradient({operators[0]!r}) in onnxaccel/graph/rules"
-    )
+def without_rule(
+    nodes: Sequence[ir.Node], wrt: Iterable[ir.Value], seeds: Iterable[ir.Value]
+) -> Iterator[tuple[ir.Node, ir.Node]]:
+    """Nodes between ``wrt`` and ``seeds`` that have no gradient rule, in subgraphs as well.
+
+    Yields:
+        The node among ``nodes`` in which it is found, and the node itself.
+    """
+    active = downstream(nodes, wrt)
+    for node in _upstream(nodes, seeds, active):
+        if rules.get(operator_of(node)) is None:
+            yield node, node
+        for body in bodies(node):
+            floats = [x for x in body.inputs if is_float(x)] + [x for x in captured(node) if x in active]
+            results = [x for x in body.outputs if is_float(x)]
+            yield from ((node, found) for _, found in without_rule(list(body), floats, results))
+
+
+def _explain(
+    nodes: Sequence[ir.Node], missing: Sequence[tuple[ir.Node, ir.Node]], wrt: Sequence[ir.Value]
+) -> str:
+    """All operators without a rule, why, and what to freeze so that none of them is needed."""
+    by_operator: dict[str, list[ir.Node]] = {}
+    for _, node in missing:
+        by_operator.setdefault(operator_of(node), []).append(node)
+    lines = []
+    for found in by_operator.values():
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        lines.append(refusal(found[0]) or f"no gradient rule for {describe(found[0])}{more}")
+    blocked = {id(outer) for outer, _ in missing}
+    before = [x for x in wrt if any(id(n) in blocked and _touches(n, nodes, x) for n in nodes)]
+    names = ", ".join(str(x.name) for x in before[:_NAMED]) + (", ..." if len(before) > _NAMED else "")
+    if len(before) < len(wrt):
+        advice = f"freezing {names} ({len(before)} of {len(wrt)}) avoids it"
+    else:
+        advice = f"freezing does not avoid it, since all that is differentiated by lies before it ({names})"
+    hint = f"a rule can be added with @gradient({next(iter(by_operator))!r}) in onnxaccel/graph/rules"
+    return f"{'; '.join(lines)}; {advice}; {hint}"
+
+
+_NAMED = 8
+"""How many parameters a message names."""
+
+
+def _touches(node: ir.Node, nodes: Sequence[ir.Node], x: ir.Value) -> bool:
+    active = downstream(nodes, [x])
+    return any(value in active for value in reads(node))
 
 
 def gradient(

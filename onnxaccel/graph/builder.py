@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from onnxaccel.graph.model import name_of, tensor_of
+from onnxaccel.graph.bodies import nested, values_of
+from onnxaccel.graph.model import OPSET, name_of, tensor_of
 
 Operand = ir.Value | float | int | Sequence[int] | np.ndarray[Any, Any] | np.generic | None
 """An input of a node: a value, None for an absent one, or a number or array that becomes an initializer."""
@@ -18,8 +19,11 @@ _INT64 = frozenset({"Shape", "Size", "NonZero", "ArgMax", "ArgMin"})
 _BOOL = frozenset(
     {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor", "IsNaN", "IsInf"}
 )
-_TYPED_BY = {"Where": 1, "CastLike": 1, "OneHot": 2}
+_TYPED_BY = {"Where": 1, "CastLike": 1, "DequantizeLinear": 1, "OneHot": 2}
 """Operators whose result has the type of another input than the first."""
+
+_UNTYPED = frozenset({"If", "Loop", "Scan"})
+"""Operators whose results have the types that their subgraphs give them."""
 
 
 ORIGIN = "onnxaccel.gradient_of"
@@ -43,19 +47,34 @@ class Builder:
     Args:
         graph: The graph to extend.
         prefix: First part of the names of new nodes and values.
+        root: The main graph that ``graph`` is a subgraph of; None: it is the main graph.
 
     Attributes:
         origin: What new nodes are noted to be the gradient of, or None.
     """
 
-    def __init__(self, graph: ir.Graph, prefix: str = "grad") -> None:
+    def __init__(self, graph: ir.Graph, prefix: str = "grad", root: ir.Graph | None = None) -> None:
         self.graph = graph
         self.prefix = prefix
         self.origin: str | None = None
+        self.root = graph if root is None else root
         self._count = 0
-        self._taken = {v.name for v in graph.inputs} | set(graph.initializers)
-        for node in graph:
-            self._taken.update(output.name for output in node.outputs)
+        self._taken = {value.name for inner in nested(self.root) for value in values_of(inner)}
+
+    def within(self, body: ir.Graph) -> Builder:
+        """A builder for a new subgraph; what is in it already is renamed, so that no name hides another."""
+        inner = Builder(body, self.fresh("body"), self.root)
+        for graph in nested(body):
+            for value in list(values_of(graph)):
+                value.name = inner.fresh("value")
+            for node in graph:
+                node.name = inner.fresh(node.op_type)
+        return inner
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set that nodes are written in."""
+        return self.root.opset_imports.get("", OPSET)
 
     def __getattr__(self, op_type: str) -> Emit:
         if not op_type[:1].isupper():
@@ -113,7 +132,8 @@ class Builder:
             array = array.astype(np.int64)
         digest = hashlib.sha1(array.tobytes()).hexdigest()[:12]
         shape = "x".join(map(str, array.shape)) or "scalar"
-        name = f"const/{array.dtype.name}/{shape}/{digest}"
+        scope = "" if self.graph is self.root else f"{self.prefix}/"
+        name = f"{scope}const/{array.dtype.name}/{shape}/{digest}"
         if name not in self.graph.initializers:
             value = ir.val(name, const_value=ir.tensor(array, name=name))
             self.graph.register_initializer(value)
@@ -171,8 +191,13 @@ class Builder:
             return ir.DataType.INT64
         if op_type in _BOOL:
             return ir.DataType.BOOL
-        if op_type == "Cast":
-            return ir.DataType(attributes["to"])
+        if op_type in _UNTYPED:
+            return None
+        stated = attributes.get("to", attributes.get("dtype"))
+        if stated is not None:
+            return ir.DataType(stated)
+        if op_type == "ConstantOfShape":
+            return attributes["value"].dtype if "value" in attributes else ir.DataType.FLOAT
         source = inputs[_TYPED_BY.get(op_type, 0)] if inputs else None
         return source.dtype if source is not None else None
 

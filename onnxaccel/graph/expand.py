@@ -13,19 +13,24 @@ import onnx_ir as ir
 from onnx import defs
 from onnx_ir.passes import common as passes
 
-from onnxaccel.graph.builder import Builder, operator_of
+from onnxaccel.errors import UnsupportedOperator
+from onnxaccel.graph.bodies import nested, own_constants, own_outputs
+from onnxaccel.graph.builder import Builder, dims_of, operator_of
 from onnxaccel.graph.model import Model, name_of
 from onnxaccel.graph.rules import expansion
 from onnxaccel.graph.rules import gradient as rules
 
 CONSTANT = frozenset(
     """Shape Size ArgMax ArgMin Equal Greater GreaterOrEqual Less LessOrEqual Not And Or Xor IsNaN IsInf
-    NonZero Sign Floor Ceil Round OneHot Range ConstantOfShape RandomNormal RandomNormalLike RandomUniform
-    RandomUniformLike Bernoulli Multinomial EyeLike NonMaxSuppression QuantizeLinear DynamicQuantizeLinear
-    Unique Hardmax BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot StringNormalizer Constant
+    NonZero Sign Floor Ceil Round ConstantOfShape RandomNormal RandomNormalLike RandomUniform
+    RandomUniformLike Bernoulli Multinomial EyeLike NonMaxSuppression QuantizeLinear
+    Hardmax BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot StringNormalizer Constant
     HannWindow HammingWindow BlackmanWindow MelWeightMatrix""".split()
 )
 """Operators whose derivative is zero wherever it exists, or whose results are no floats."""
+
+_REFUSAL = "onnxaccel.refusal"
+"""Key of a node's ``meta``: the message of the expansion that does not cover it."""
 
 _DEPTH = 8
 """How often bodies are looked through for further functions; ONNX nests them two deep."""
@@ -38,36 +43,61 @@ def expand(model: Model) -> bool:
         Whether there was one.
     """
     for depth in range(_DEPTH):
-        pending = [n for n in model.graph if rules.get(operator_of(n)) is None and n.op_type not in CONSTANT]
+        everywhere = model.graph.all_nodes()
+        pending = [n for n in everywhere if rules.get(operator_of(n)) is None and n.op_type not in CONSTANT]
         written = [_write_out(model, node) or _call_body(model, node) for node in pending]
         if not any(written):
             return depth > 0
-        ir.passes.Sequential(
-            passes.InlinePass(),
-            passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            passes.TopologicalSortPass(),
-            passes.RemoveUnusedNodesPass(),
-            passes.NameFixPass(),
-        )(model.ir)
-        model.infer_shapes()
+        plain_form(model)
     return True
+
+
+def plain_form(model: Model) -> None:
+    """Inline functions, make constants initializers of the main graph, sort, name, infer types and shapes."""
+    ir.passes.Sequential(
+        passes.InlinePass(),
+        passes.RemoveInitializersFromInputsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.TopologicalSortPass(),
+        passes.RemoveUnusedNodesPass(),
+    )(model.ir)
+    for graph in nested(model.graph):
+        if graph is not model.graph:
+            own_constants(graph)
+            own_outputs(graph)
+    passes.NameFixPass()(model.ir)
+    model.infer_shapes()
 
 
 def _write_out(model: Model, node: ir.Node) -> bool:
     """Replace a node by its ``@expansion``."""
     rule = expansion.get(operator_of(node))
-    if rule is None:
+    if rule is None or node.graph is None or refusal(node):
         return False
-    op = Builder(model.graph, node.name or name_of(node.outputs[0]))
-    outputs = rule(op, node)
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    before = set(graph)
+    op = Builder(graph, node.name or name_of(node.outputs[0]), model.graph)
+    try:
+        outputs = rule(op, node)
+    except UnsupportedOperator as error:
+        node.meta[_REFUSAL] = str(error)
+        graph.remove([n for n in reversed(list(graph)) if n not in before], safe=False)
+        return False
     for old, new in zip(node.outputs, [outputs] if isinstance(outputs, ir.Value) else outputs, strict=False):
         if new.type is None or new.shape is None:
             new.type, new.shape = old.type, old.shape
         name = old.name
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         old.name, new.name = None, name
-    model.graph.remove(node, safe=True)
+    graph.remove(node, safe=True)
     return True
+
+
+def refusal(node: ir.Node) -> str | None:
+    """Why a node's expansion does not cover it, or None."""
+    reason: str | None = node.meta.get(_REFUSAL)
+    return reason
 
 
 def _call_body(model: Model, node: ir.Node) -> bool:
@@ -105,12 +135,14 @@ def _body(schema: Any, node: ir.Node, opset: int) -> onnx.FunctionProto | None:
     version = newest(schema.context_dependent_function_opset_versions)
     if version is None:
         return None
-    types = [onnx.TypeProto() if x is None or x.type is None else _type(x.type.dtype) for x in node.inputs]
+    types = [_type(x) for x in node.inputs]
     built = schema.get_context_dependent_function_with_opset_version(
         version, ir.to_proto(node).SerializeToString(), [t.SerializeToString() for t in types]
     )
     return onnx.FunctionProto.FromString(built) if built else None
 
 
-def _type(dtype: ir.DataType) -> onnx.TypeProto:
-    return onnx.helper.make_tensor_type_proto(dtype.value, None)
+def _type(x: ir.Value | None) -> onnx.TypeProto:
+    if x is None or x.dtype is None:
+        return onnx.TypeProto()
+    return onnx.helper.make_tensor_type_proto(x.dtype.value, dims_of(x))

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
-from onnxaccel.graph.builder import attribute, dims_of, operator_of
-from onnxaccel.graph.expand import CONSTANT
+from onnxaccel.graph.autodiff import is_float
+from onnxaccel.graph.bodies import bodies, nested
+from onnxaccel.graph.builder import Builder, attribute, dims_of, operator_of
+from onnxaccel.graph.expand import CONSTANT, refusal
 from onnxaccel.graph.model import Metadata, Model, name_of, tensor_of
 from onnxaccel.graph.normalize import differentiable, normalize
 from onnxaccel.graph.parameters import trainable
@@ -79,18 +81,41 @@ def inspect(model: Model) -> Inspection:
 
 
 def _untrainable(model: Model) -> dict[str, list[str]]:
-    """The nodes without a gradient rule, by operator, after all that can be written out is written out."""
+    """The nodes that cannot be differentiated, by operator, in subgraphs as well, and why if that is known.
+
+    All that can be written out is written out first. Then each rule is tried on its own, so that one answer
+    names all that stands in the way.
+    """
     model = model.copy()
     try:
         differentiable(model)
     except UnsupportedOperator as error:
         return {"unsupported": [str(error)]}
     found: dict[str, list[str]] = {}
-    for node in model.graph:
-        operator = operator_of(node)
-        if operator not in gradient and operator not in CONSTANT:
-            found.setdefault(operator, []).append(node.name or name_of(node.outputs[0]))
+    builders = {graph: Builder(graph, "trial", model.graph) for graph in nested(model.graph)}
+    for node in list(model.graph.all_nodes()):
+        reason = _obstacle(node, builders)
+        if reason is not None:
+            found.setdefault(operator_of(node), []).append(reason)
     return found
+
+
+def _obstacle(node: ir.Node, builders: dict[ir.Graph, Builder]) -> str | None:
+    """Why a node cannot be differentiated, or its name where it has no rule; None where it can be."""
+    operator = operator_of(node)
+    if operator in CONSTANT or not any(is_float(x) for x in node.inputs if x is not None):
+        return None
+    rule = gradient.get(operator)
+    if rule is None:
+        return refusal(node) or node.name or name_of(node.outputs[0])
+    if bodies(node) or not isinstance(node.graph, ir.Graph):
+        return None  # what stands in the way of a loop or a branch stands in its body
+    dys = [ir.val("dy", y.dtype, y.shape) if is_float(y) else None for y in node.outputs]
+    try:
+        rule(builders[node.graph], node, *dys)
+    except UnsupportedOperator as error:
+        return str(error)
+    return None
 
 
 def interface(values: Sequence[ir.Value]) -> list[dict[str, object]]:

@@ -22,6 +22,7 @@ from onnx_ir.passes import common as passes
 
 from onnxaccel.errors import ModelError, OutputError
 from onnxaccel.graph.proto_file import write_proto
+from onnxaccel.graph.shapes import Loops, keep_ranks
 
 OPSET = 18
 """The opset that models are written in; older ones are raised to it, newer ones are kept."""
@@ -211,6 +212,10 @@ class Model:
             ModelError: The proto is no valid model, or its opset cannot be raised.
         """
         if _opset(proto) < OPSET:
+            if _opset(proto) < 9 and any(node.op_type == "Scan" for node in proto.graph.node):
+                raise ModelError(
+                    "the batched Scan of opset 8 is not read; export the model with opset 9 or more"
+                )
             try:
                 proto = onnx.version_converter.convert_version(proto, OPSET)
             except Exception as error:
@@ -337,8 +342,19 @@ class Model:
             value.const_value = ir.tensor(np.asarray(array, tensor_of(value).dtype, order="C"), name=name)
 
     def infer_shapes(self) -> None:
-        """Fill in types and shapes of all values by ONNX's own inference (dimensions stay symbolic)."""
-        passes.ShapeInferencePass(strict_mode=False, data_prop=True)(self.ir)
+        """Fill in types and shapes of all values by ONNX's own inference (dimensions stay symbolic).
+
+        What a Loop carries has the shape that it starts with, as far as the body keeps it.
+        """
+        infer = passes.ShapeInferencePass(strict_mode=False, data_prop=True)
+        infer(self.ir)
+        while keep_ranks(self.graph):
+            infer(self.ir)
+        settled = Loops(self.graph)
+        while settled.assume():
+            infer(self.ir)
+            while settled.correct():
+                infer(self.ir)
 
     def _write_metadata(self) -> None:
         self.ir.metadata_props[_KEY] = json.dumps(asdict(self.metadata), sort_keys=True)

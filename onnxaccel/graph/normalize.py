@@ -9,14 +9,13 @@ operators that have no gradient rule but are made of others that have one.
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from onnxaccel.errors import ModelError, UnsupportedOperator
-from onnxaccel.graph.builder import attribute, describe, dims_of
-from onnxaccel.graph.expand import expand
+from onnxaccel.graph.builder import Builder, attribute, describe, dims_of
+from onnxaccel.graph.expand import expand, plain_form
 from onnxaccel.graph.model import Model, tensor_of
 
-_WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
+_WINDOWED = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool"})
 
 
 def normalize(model: Model) -> None:
@@ -27,20 +26,16 @@ def normalize(model: Model) -> None:
         UnsupportedOperator: An auto_pad cannot be written out, since a size is not known.
     """
     try:
-        ir.passes.Sequential(
-            passes.InlinePass(),
-            passes.RemoveInitializersFromInputsPass(),
-            passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            passes.TopologicalSortPass(),
-            passes.RemoveUnusedNodesPass(),
-            passes.NameFixPass(),
-        )(model.ir)
+        plain_form(model)
     except Exception as error:
         raise ModelError(f"the graph is not valid ONNX ({error})") from None
-    model.infer_shapes()
-    for node in model.graph:
-        if node.op_type in _WINDOWED:
+    for node in list(model.graph.all_nodes()):
+        if node.op_type == "ConvTranspose":
+            _explicit_transposed_pads(node)
+        elif node.op_type in _WINDOWED:
             _explicit_pads(node)
+            if attribute(node, "storage_order", 0):
+                _row_major_indices(model, node)
         elif node.op_type == "BatchNormalization":
             for index, role in ((3, "running_mean"), (4, "running_var")):
                 _own_statistics(model, node, index, role)
@@ -90,8 +85,6 @@ def _explicit_pads(node: ir.Node) -> None:
     if mode == "VALID":
         node.attributes.pop("pads", None)
         return
-    if node.op_type == "ConvTranspose":
-        raise UnsupportedOperator(f"{describe(node)}: auto_pad {mode} is not supported; write its pads out")
     x, weight = node.inputs[0], node.inputs[1] if node.op_type == "Conv" else None
     dims = dims_of(x) if x is not None else None
     kernel = attribute(node, "kernel_shape")
@@ -116,3 +109,66 @@ def _explicit_pads(node: ir.Node) -> None:
         before.append(small if mode == "SAME_UPPER" else large)
         after.append(large if mode == "SAME_UPPER" else small)
     node.attributes["pads"] = ir.AttrInt64s("pads", before + after)
+
+
+def _explicit_transposed_pads(node: ir.Node) -> None:
+    """Replace auto_pad and output_shape of ConvTranspose by pads and output_padding (ONNX: ConvTranspose).
+
+    SAME_* makes the result ``stride`` times as large as the input, which fixes the pads without its size.
+    """
+    mode, target = attribute(node, "auto_pad", "NOTSET"), attribute(node, "output_shape")
+    node.attributes.pop("auto_pad", None)
+    if mode == "VALID":
+        node.attributes.pop("pads", None)
+    if target is None and mode in ("NOTSET", "VALID"):
+        return
+    x, weight = node.inputs[:2]
+    filters = dims_of(weight) if weight is not None else None
+    plane = dims_of(x) if x is not None else None
+    kernel = attribute(node, "kernel_shape") or [k for k in (filters or [])[2:] if isinstance(k, int)]
+    rank = len(kernel)
+    sizes = [n for n in (plane or [])[2:] if isinstance(n, int)]
+    if not rank or (target is not None and len(sizes) != rank):
+        raise UnsupportedOperator(f"{describe(node)}: its output_shape needs inputs of fixed size")
+    strides = attribute(node, "strides", [1] * rank)
+    dilations = attribute(node, "dilations", [1] * rank)
+    extra = list(attribute(node, "output_padding", [0] * rank))
+    before, after = [], []
+    for axis in range(rank):
+        covered = extra[axis] + dilations[axis] * (kernel[axis] - 1) + 1
+        if target is not None:
+            total = strides[axis] * (sizes[axis] - 1) + covered - target[len(target) - rank + axis]
+            extra[axis] += max(-total, 0)
+        else:
+            total = covered - strides[axis]
+        small, large = max(total, 0) // 2, -(-max(total, 0) // 2)
+        before.append(small if mode == "SAME_UPPER" else large)
+        after.append(large if mode == "SAME_UPPER" else small)
+    node.attributes.pop("output_shape", None)
+    node.attributes["pads"] = ir.AttrInt64s("pads", before + after)
+    node.attributes["output_padding"] = ir.AttrInt64s("output_padding", extra)
+
+
+def _row_major_indices(model: Model, pool: ir.Node) -> None:
+    """Let a MaxPool with column-major Indices put out row-major ones, and compute the others from them."""
+    graph, rank = pool.graph, len(attribute(pool, "kernel_shape"))
+    if rank != 2 or not isinstance(graph, ir.Graph):
+        return
+    del pool.attributes["storage_order"]
+    if len(pool.outputs) < 2:
+        return
+    op = Builder(graph, pool.name or "pool", model.graph)
+    indices, (x, *_) = pool.outputs[1], pool.inputs
+    readers, result = list(indices.uses()), indices.is_graph_output()
+    h, w = op.Shape(x, start=2, end=3), op.Shape(x, start=3, end=4)
+    plane = op.Mod(indices, op.Mul(h, w))
+    row = op.Div(plane, w)
+    column = op.Sub(plane, op.Mul(row, w))
+    moved = op.Add(op.Sub(indices, plane), op.Add(row, op.Mul(column, h)))
+    moved.type, moved.shape = indices.type, indices.shape
+    for node, index in readers:
+        node.replace_input_with(index, moved)
+    if result:
+        moved.name, indices.name = indices.name, op.fresh("indices")
+        graph.outputs[list(graph.outputs).index(indices)] = moved
+    graph.sort()

@@ -140,7 +140,7 @@ def finite_difference_error(
     names = list(wrt or feed)
     forward = runner(model, reference)
     cotangents = {
-        f"{name}_grad": np.asarray(rng.standard_normal(np.shape(y)))
+        f"{name}_grad": np.asarray(rng.standard_normal(np.shape(y)), np.asarray(y).dtype)
         for name, y in forward(feed).items()
         if np.asarray(y).dtype.kind == "f"
     }

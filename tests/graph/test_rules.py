@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import parser
 
 import onnxaccel as oa
 from onnxaccel.errors import UnsupportedOperator
+from onnxaccel.graph.inspect import inspect
+from onnxaccel.graph.model import Model
 from tests.graph.gradcheck import finite_difference_error, one_node
 
 RNG = np.random.default_rng(7)
@@ -235,10 +239,33 @@ def test_broadcast_sizes_known_only_at_run_time_are_summed_over() -> None:
     assert finite_difference_error(model, feed) < 1e-7
 
 
-def test_operator_without_a_rule_is_named() -> None:
-    model, _ = one_node("Det", [normal(3, 3)])
-    with pytest.raises(UnsupportedOperator, match=r"Det.*'node'.*@gradient"):
-        oa.gradient(model)
+def _with_own_operator() -> onnx.ModelProto:
+    """y = Mystery(x a) b, the unknown operator in the branch of an If."""
+    return parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 18, "own": 1]>
+        g (float[2] x, bool c) => (float[2] y) <float[2] a = {1, 2}, float[2] b = {3, 4}> {
+          s = Mul(x, a)
+          m = If (c) <then_branch = t () => (float[2] u) { u = own.Mystery(s) },
+                      else_branch = e () => (float[2] v) { v = Neg(s) }>
+          y = Mul(m, b)
+        }"""
+    )
+
+
+def test_operator_without_a_rule_is_named_and_what_to_freeze() -> None:
+    model = _with_own_operator()
+    with pytest.raises(
+        UnsupportedOperator, match=r"own::Mystery node .*freezing a \(1 of 2\) avoids it.*@gradient"
+    ):
+        oa.gradient(model, wrt=["a", "b"])
+    with pytest.raises(UnsupportedOperator, match=r"freezing does not avoid it"):
+        oa.gradient(model, wrt=["a"])
+    assert "b_grad" in oa.gradient(model, wrt=["b"]).output_names()
+
+
+def test_inspect_lists_operators_without_a_rule_in_branches() -> None:
+    found = inspect(Model.from_proto(_with_own_operator())).untrainable
+    assert list(found) == ["own::Mystery"] and len(found["own::Mystery"]) == 1
 
 
 def test_tied_maxima_share_the_gradient() -> None:

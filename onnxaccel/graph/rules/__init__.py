@@ -5,6 +5,7 @@ In the docstrings x, w, b are inputs, y is the output, and d stands before a val
 
 from onnxaccel.graph.rules import (  # importing a family registers its rules
     activations,
+    control,
     convolution,
     einsum,
     elementwise,
@@ -13,10 +14,14 @@ from onnxaccel.graph.rules import (  # importing a family registers its rules
     linear,
     normalization,
     pooling,
+    products,
     recurrent,
     reduction,
     resample,
+    sampling,
+    selection,
     shape,
+    spectral,
     transposed,
     trigonometry,
 )
@@ -25,6 +30,7 @@ from onnxaccel.graph.rules.registry import Rule, expansion, gradient
 __all__ = [
     "Rule",
     "activations",
+    "control",
     "convolution",
     "einsum",
     "elementwise",
@@ -35,10 +41,14 @@ __all__ = [
     "linear",
     "normalization",
     "pooling",
+    "products",
     "recurrent",
     "reduction",
     "resample",
+    "sampling",
+    "selection",
     "shape",
+    "spectral",
     "transposed",
     "trigonometry",
 ]

@@ -36,6 +36,15 @@ def upsample(op: Builder, node: ir.Node) -> ir.Value:
     )
 
 
+@expansion("MeanVarianceNormalization")
+def mean_variance_normalization(op: Builder, node: ir.Node) -> ir.Value:
+    """(x - mean) / (sqrt(mean of squares - mean^2) + 1e-9), as ONNX's definition computes it."""
+    x, axes = node.inputs[0], list(attribute(node, "axes", [0, 2, 3]))
+    mean = op.ReduceMean(x, axes, keepdims=1)
+    variance = op.Sub(op.ReduceMean(op.Mul(x, x), axes, keepdims=1), op.Mul(mean, mean))
+    return op.Div(op.Sub(x, mean), op.Add(op.Sqrt(variance), 1e-9))
+
+
 @expansion("LpPool")
 def lp_pool(op: Builder, node: ir.Node) -> ir.Value:
     """(sum of abs(x)^p over each window)^(1/p), the sum being a convolution with ones."""

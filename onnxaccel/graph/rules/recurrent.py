@@ -1,17 +1,33 @@
-"""RNN, GRU and LSTM, unrolled over their time steps into operators that have gradient rules."""
+"""RNN, GRU and LSTM, written out into operators that have gradient rules.
+
+Few steps, whose number is fixed, stand one after the other; any others become a Scan.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
-from onnxaccel.graph.builder import Builder, attribute, describe, dims_of
+from onnxaccel.graph.builder import Builder, Dim, attribute, describe, dims_of
 from onnxaccel.graph.rules.registry import expansion
 
-_ACTIVATIONS = frozenset({"Sigmoid", "Tanh", "Relu", "Softsign", "Softplus"})
+_UNROLLED = 128
+"""Up to so many steps are written one after the other, which runs faster than Scan."""
+
+Activation = Callable[[Builder, ir.Value], ir.Value]
+_PLAIN = frozenset({"Sigmoid", "Tanh", "Relu", "Softsign", "Softplus"})
+_SETTINGS: dict[str, tuple[float | None, float | None]] = {
+    "Affine": (1.0, 0.0),
+    "LeakyRelu": (0.01, None),
+    "ThresholdedRelu": (1.0, None),
+    "ScaledTanh": (1.0, 1.0),
+    "HardSigmoid": (0.2, 0.5),
+    "Elu": (1.0, None),
+}
+"""Activations with settings: default alpha and beta, None where there is none (ONNX: LSTM)."""
 _INDEX_MAX = 2**63 - 1
 
 State = tuple[ir.Value, ...]
@@ -41,16 +57,16 @@ class Cell:
     bias: ir.Value | None
     recurrent_bias: ir.Value | None
     peephole: ir.Value | None
-    activations: Sequence[str]
+    activations: Sequence[Activation]
     clip: float | None
     linear_before_reset: bool
     input_forget: bool
 
     def act(self, index: int, x: ir.Value) -> ir.Value:
-        """Apply activation number ``index``."""
-        if self.clip is not None:
+        """Apply activation number ``index``; like onnxruntime, LSTM's last one to what is not clipped."""
+        if self.clip is not None and index != 2:
             x = self.op.Clip(x, -self.clip, self.clip)
-        return self.op.node(self.activations[index], [x])[0]
+        return self.activations[index](self.op, x)
 
     def biased(self, x: ir.Value, bias: ir.Value | None) -> ir.Value:
         """``x + bias``."""
@@ -113,23 +129,18 @@ _CELLS: dict[str, tuple[Step, int, list[str]]] = {
 
 @expansion("RNN", "GRU", "LSTM")
 def recurrent(op: Builder, node: ir.Node) -> list[ir.Value]:
-    """Y, Y_h (and Y_c): one copy of the cell per time step, each direction on its own."""
+    """Y, Y_h (and Y_c), each direction on its own."""
     step, states, defaults = _CELLS[node.op_type]
     x, w, r, b, lengths, *rest = [*node.inputs, *[None] * 8][:8]
     assert x is not None and w is not None and r is not None
     batch_first = bool(attribute(node, "layout", 0))
     steps = (dims_of(x) or [None, None])[1 if batch_first else 0]
     hidden = (dims_of(r) or [None])[-1]
-    if not isinstance(steps, int) or not isinstance(hidden, int):
-        raise UnsupportedOperator(
-            f"{describe(node)}: it is differentiated step by step, which needs a fixed sequence length; "
-            "export the model with one"
-        )
+    if not isinstance(hidden, int):
+        raise UnsupportedOperator(f"{describe(node)}: the shape of its weights is not known")
     direction = attribute(node, "direction", "forward")
     reverses = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
-    names = attribute(node, "activations") or defaults * len(reverses)
-    if set(names) - _ACTIVATIONS:
-        raise UnsupportedOperator(f"{describe(node)}: activations {', '.join(names)} have no gradient rule")
+    activations = _activations(node, defaults * len(reverses))
     if batch_first:
         x = op.Transpose(x, perm=[1, 0, 2])
 
@@ -149,7 +160,7 @@ def recurrent(op: Builder, node: ir.Node) -> list[ir.Value]:
             biases[0],
             biases[1],
             part(rest[2], 0, index) if node.op_type == "LSTM" else None,
-            names[index * len(defaults) : (index + 1) * len(defaults)],
+            activations[index * len(defaults) : (index + 1) * len(defaults)],
             attribute(node, "clip"),
             bool(attribute(node, "linear_before_reset", 0)),
             bool(attribute(node, "input_forget", 0)),
@@ -170,7 +181,7 @@ def _unroll(
     cell: Cell,
     step: Step,
     x: ir.Value,
-    steps: int,
+    steps: Dim,
     hidden: int,
     lengths: ir.Value | None,
     initial: Sequence[ir.Value | None],
@@ -184,24 +195,81 @@ def _unroll(
         x = _reversed(op, x)
     products = cell.biased(op.MatMul(x, cell.weight), cell.bias)
     nothing = op.Expand(op.CastLike(0.0, x), op.Concat(op.Shape(x, start=1, end=2), [hidden], axis=0))
-    nothing.type = x.type and ir.TensorType(x.type.dtype)
+    nothing.type, nothing.shape = x.type, ir.Shape([(dims_of(x) or [None] * 2)[1], hidden])
     state: State = tuple(nothing if value is None else value for value in initial)
-    rows = []
-    for t in range(steps):
-        new = step(cell, op.Gather(products, t, axis=0), state)
-        if lengths is None:
-            state = new
-            rows.append(op.Unsqueeze(new[0], [0]))
-            continue
-        running = op.Unsqueeze(op.Greater(op.Cast(lengths, to=ir.DataType.INT64.value), [t]), [1])
-        state = tuple(op.Where(running, a, b) for a, b in zip(new, state, strict=True))
-        rows.append(op.Unsqueeze(op.Where(running, new[0], 0.0), [0]))
-    sequence = _join(op, rows, 0)
+    ends = None if lengths is None else op.Cast(lengths, to=ir.DataType.INT64.value)
+    if isinstance(steps, int) and steps <= _UNROLLED:
+        rows = []
+        for t in range(steps):
+            state, row = _advance(cell, step, op.Gather(products, t, axis=0), state, ends, t)
+            rows.append(op.Unsqueeze(row, [0]))
+        sequence = _join(op, rows, 0)
+    else:
+        sequence, state = _scan(cell, step, products, state, ends)
     if reverse and lengths is not None:
         sequence = op.ReverseSequence(sequence, op.Cast(lengths, to=ir.DataType.INT64.value))
     elif reverse:
         sequence = _reversed(op, sequence)
     return sequence, state
+
+
+def _advance(
+    cell: Cell, step: Step, x: ir.Value, state: State, ends: ir.Value | None, t: ir.Value | int
+) -> tuple[State, ir.Value]:
+    """The state after step ``t`` and the row of Y; a sequence that has ended keeps its state and gives 0."""
+    op, new = cell.op, step(cell, x, state)
+    if ends is None:
+        return new, new[0]
+    running = op.Unsqueeze(op.Greater(ends, t), [1])
+    kept = tuple(op.Where(running, a, b) for a, b in zip(new, state, strict=True))
+    return kept, op.Where(running, new[0], 0.0)
+
+
+def _scan(
+    cell: Cell, step: Step, products: ir.Value, state: State, ends: ir.Value | None
+) -> tuple[ir.Value, State]:
+    """All steps by one Scan: rows of Y, [steps, batch, hidden], and the last state."""
+    body = ir.Graph([], [], nodes=[], name="steps")
+    inner = cell.op.within(body)
+    dtype = products.dtype or ir.DataType.FLOAT
+    before = [ir.val(inner.fresh("state"), dtype, value.shape) for value in state]
+    x = ir.val(inner.fresh("x"), dtype)
+    t = ir.val(inner.fresh("t"), ir.DataType.INT64, ir.Shape([]))
+    after, row = _advance(replace(cell, op=inner), step, x, tuple(before), ends, t)
+    row = inner.Identity(row)  # the state is an output of its own
+    body.inputs.extend([*before, x, t])
+    body.outputs.extend([*after, row])
+    count = cell.op.Squeeze(cell.op.Shape(products, start=0, end=1), [0])
+    scanned = [*state, products, cell.op.Range(0, count, 1)]
+    results = cell.op.node("Scan", scanned, outputs=len(state) + 1, body=body, num_scan_inputs=2)
+    for result in results:
+        result.type = ir.TensorType(dtype)
+    return results[-1], tuple(results[:-1])
+
+
+def _activations(node: ir.Node, defaults: list[str]) -> list[Activation]:
+    """The activation functions; those with settings take the next of activation_alpha and _beta."""
+    alphas = iter(attribute(node, "activation_alpha") or ())
+    betas = iter(attribute(node, "activation_beta") or ())
+
+    def settings(name: str) -> Activation:
+        alpha, beta = _SETTINGS[name]
+        a = float(next(alphas, alpha)) if alpha is not None else 0.0
+        b = float(next(betas, beta)) if beta is not None else 0.0
+        if name == "Affine":
+            return lambda op, x: op.Add(op.Mul(x, a), b)
+        if name == "ScaledTanh":
+            return lambda op, x: op.Mul(op.Tanh(op.Mul(x, b)), a)
+        return lambda op, x: op.node(name, [x], alpha=a, beta=None if beta is None else b)[0]
+
+    def plain(name: str) -> Activation:
+        return lambda op, x: op.node(name, [x])[0]
+
+    names = attribute(node, "activations") or defaults
+    unknown = set(names) - _PLAIN - set(_SETTINGS)
+    if unknown:
+        raise UnsupportedOperator(f"{describe(node)}: activation {min(unknown)} has no gradient rule")
+    return [settings(name) if name in _SETTINGS else plain(name) for name in names]
 
 
 def _reversed(op: Builder, x: ir.Value) -> ir.Value:

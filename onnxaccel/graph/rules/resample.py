@@ -22,8 +22,6 @@ def resize(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
     dims, out = dims_of(x), dims_of(node.outputs[0])
     if dims is None:
         raise UnsupportedOperator(f"{describe(node)}: the input's rank is not known; export with shapes")
-    if attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise UnsupportedOperator(f"{describe(node)}: keep_aspect_ratio_policy has no gradient rule")
     for geometry in (roi, scales):
         if geometry is not None and geometry.is_graph_input():
             raise UnsupportedOperator(
@@ -53,7 +51,10 @@ def resize(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
         whole = settings["coordinate_transformation_mode"] != "tf_crop_and_resize"
         if whole and out is not None and isinstance(dims[axis], int) and dims[axis] == out[axis]:
             continue
-        matrix = _matrix(op, x, dy, axis, place, len(axes), (roi, scales, sizes), settings)
+        if sizes is not None and attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+            matrix = _matrix_of_ratio(op, node, x, sizes, axes, place, settings)
+        else:
+            matrix = _matrix(op, x, dy, axis, place, len(axes), (roi, scales, sizes), settings)
         last = [i for i in range(rank) if i != axis] + [axis]
         product = op.MatMul(op.Transpose(dy, perm=last), matrix)
         dy = op.Transpose(product, perm=np.argsort(last).tolist())
@@ -104,4 +105,41 @@ def _matrix(
         scales, sizes = None, op.Concat(n, at(sizes, place), axis=0)
     spread = op.Resize(op.EyeLike(square), roi, scales, sizes, **settings)
     spread.type = square.type
+    return op.Transpose(spread, perm=[1, 0])
+
+
+def _matrix_of_ratio(
+    op: Builder,
+    node: ir.Node,
+    x: ir.Value,
+    sizes: ir.Value,
+    axes: list[int],
+    place: int,
+    settings: dict[str, object],
+) -> ir.Value:
+    """`_matrix` where the sizes of all axes decide on their common scale.
+
+    The unit matrix repeats along the other axes, where its resized form is read at 0.
+    """
+    lengths = [op.Shape(x, start=axis, end=axis + 1) for axis in axes]
+    n = lengths[place]
+    kind = x.dtype or ir.DataType.FLOAT
+    unit = op.EyeLike(op.ConstantOfShape(op.Concat(n, n, axis=0)), dtype=kind.value)
+    unit.type = ir.TensorType(kind)
+    ones = [op.constant([1])] * len(axes)
+    unit = op.Reshape(unit, op.Concat(n, [1], *ones[:place], n, *ones[place + 1 :], axis=0))
+    unit = op.Expand(unit, op.Concat(n, [1], *lengths, axis=0))
+    spread = op.Resize(
+        unit,
+        None,
+        None,
+        sizes,
+        axes=list(range(2, 2 + len(axes))),
+        keep_aspect_ratio_policy=attribute(node, "keep_aspect_ratio_policy"),
+        **settings,
+    )
+    spread.type = unit.type
+    others = [2 + i for i in range(len(axes)) if i != place]
+    for axis in reversed([1, *others]):
+        spread = op.Gather(spread, 0, axis=axis)
     return op.Transpose(spread, perm=[1, 0])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxaccel.errors import UnsupportedOperator
-from onnxaccel.graph.builder import Builder, describe
+from onnxaccel.graph.builder import Builder, attribute
 from onnxaccel.graph.rules.convolution import Grads, kernel_of
 from onnxaccel.graph.rules.convolution_weight import weight_gradient
 from onnxaccel.graph.rules.registry import gradient
@@ -35,9 +34,13 @@ def conv_transpose(op: Builder, node: ir.Node, dy: ir.Value) -> Grads:
 
 @gradient("MaxUnpool")
 def max_unpool(op: Builder, node: ir.Node, dy: ir.Value) -> ir.Value:
-    """dx = dy at the indices."""
-    if len(node.inputs) > 2:
-        raise UnsupportedOperator(f"{describe(node)}: an output_shape has no gradient rule")
-    x, indices = node.inputs
+    """dx = dy at the indices; they count within the plane that was pooled, which output_shape may extend."""
+    x, indices = node.inputs[:2]
     assert x is not None
+    if len(node.inputs) > 2:
+        window = Window.of(node, attribute(node, "kernel_shape"))
+        steps = op.Mul(op.Sub(op.Shape(x, start=2), [1]), window.strides)
+        cut = [k - p - q for k, p, q in zip(window.kernel, window.begin, window.end, strict=True)]
+        axes = list(range(2, 2 + window.rank))
+        dy = op.Slice(dy, [0] * window.rank, op.Add(steps, cut), axes)
     return op.reshape_like(op.Gather(op.Reshape(dy, [-1]), op.Reshape(indices, [-1])), x)
