@@ -88,6 +88,15 @@ def train(
     ep_option: EpOption = None,
     strict_ep: StrictEp = False,
     threads: Threads = 0,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Scale gradients down to this norm, all together.")
+    ] = None,
+    clip_value: Annotated[float | None, typer.Option(help="Cut each gradient's elements at this.")] = None,
+    accumulate: Annotated[int, typer.Option(help="Batches per update of the parameters.", min=1)] = 1,
+    ema: Annotated[
+        float | None,
+        typer.Option(help="Average the weights with this decay; validate and export the average."),
+    ] = None,
     schedule: Annotated[
         str,
         typer.Option(help="constant, step, multistep, exponential, polynomial, cosine, one_cycle, plateau."),
@@ -158,6 +167,10 @@ def train(
         ep=provider_of(ep, ep_option, strict_ep),
         seed=seed,
         threads=threads,
+        clip_norm=clip_norm,
+        clip_value=clip_value,
+        accumulate=accumulate,
+        ema=ema,
         freeze=freeze or (),
         num_classes=num_classes,
         detect_anomaly=detect_anomaly,

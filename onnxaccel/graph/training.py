@@ -13,12 +13,13 @@ from onnxaccel.errors import ModelError
 from onnxaccel.graph.autodiff import backward, prune
 from onnxaccel.graph.builder import Builder
 from onnxaccel.graph.losses import LABELS, Loss, as_loss
-from onnxaccel.graph.model import Model, name_of
+from onnxaccel.graph.model import Model, name_of, tensor_of
 from onnxaccel.graph.normalize import differentiable, normalize
 from onnxaccel.graph.optimizers import Optimizer
 from onnxaccel.graph.parameters import role_of, trainable
-from onnxaccel.graph.training_form import pool_before_relu, to_training_form
-from onnxaccel.graph.update import check_groups, update
+from onnxaccel.graph.recipe import Recipe
+from onnxaccel.graph.training_form import Carried, pool_before_relu, to_training_form
+from onnxaccel.graph.update import FIRST, GRADIENT, WEIGHT, accumulated, check_groups, update
 
 LEARNING_RATE = "onnxaccel.learning_rate"
 LOSS = "onnxaccel.loss"
@@ -28,12 +29,20 @@ SCORES = "onnxaccel.scores"
 
 @dataclass
 class TrainingStep:
-    """A graph that computes one step of training.
+    """The graph that computes one step of training, or the two that do so in turn.
+
+    One graph goes from the batch to the new parameters. Split, the first goes from a batch to the running sum
+    of gradients, which may then be summed over several batches or processes, and the second from that sum to
+    the new parameters.
 
     Attributes:
         model: The graph. Inputs: the model's inputs, TARGET, LEARNING_RATE (a float scalar) and
             everything carried. Outputs: "loss", "correct" where asked for, and the new value of everything
-            carried.
+            carried. Split: instead of LEARNING_RATE there is FIRST (a bool scalar: begin a new sum), and
+            what is carried are the running statistics, and under "<parameter>/gradient" and WEIGHT the sums
+            of gradients, each times what its batch counts, and of these counts.
+        update: Split, the second graph. Inputs: LEARNING_RATE, the sums, the parameters, and what else is
+            carried. Outputs: the new value of everything carried but statistics and sums.
         inputs: Names of the model's own inputs.
         carried: For each tensor that outlives a step (parameters, running statistics, optimizer state) the
             name of the output that holds its next value, by the name of its input.
@@ -43,6 +52,7 @@ class TrainingStep:
     """
 
     model: Model
+    update: Model | None
     inputs: list[str]
     carried: dict[str, str]
     initial: dict[str, npt.NDArray[Any]]
@@ -51,7 +61,14 @@ class TrainingStep:
 
 
 def training_step(
-    model: Model, loss: str | Loss, optimizer: Optimizer, *, metrics: bool = False, seed: int = 0
+    model: Model,
+    loss: str | Loss,
+    optimizer: Optimizer,
+    recipe: Recipe | None = None,
+    *,
+    metrics: bool = False,
+    seed: int = 0,
+    split: bool = False,
 ) -> TrainingStep:
     """Build the training step of a model.
 
@@ -61,6 +78,8 @@ def training_step(
         optimizer: The optimizer's settings.
         metrics: Also count the right predictions (losses over class labels only).
         seed: Seed of Dropout's masks.
+        recipe: Clipping, accumulation and averaging; none of them when None.
+        split: Give two graphs also where gradients are not accumulated.
 
     Raises:
         UnsupportedOperator: An operator between the loss and a parameter has no gradient rule.
@@ -87,17 +106,27 @@ def training_step(
 
     rate = ir.val(LEARNING_RATE, ir.DataType.FLOAT, ir.Shape([]))
     check_groups(optimizer.groups, roles, [name_of(p) for p in parameters])
-    carried += update(op, optimizer, {p: gradients[p] for p in parameters}, rate, roles)
+    recipe = recipe or Recipe()
+    gradients = {p: gradients[p] for p in parameters}
+    second, updated, control = None, list[Carried](), rate
+    if split or recipe.accumulate > 1:
+        second, updated = _update_graph(model, optimizer, parameters, rate, roles, recipe)
+        control = ir.val(FIRST, ir.DataType.BOOL, ir.Shape([]))
+        carried += accumulated(op, gradients, result.weight, control)
+    else:
+        carried += update(op, optimizer, gradients, rate, roles, recipe)
 
     outputs = {LOSS: result.value}
     if metrics and target is not None:
         outputs |= _counted(op, loss, result.scores, target)
-    outputs |= {f"{entry.old.name}/next": entry.new for entry in carried}
     targets = [target] if target is not None else []
-    _set_interface(model, [*model.inputs, *targets, rate], [entry.old for entry in carried], outputs)
+    held = parameters if second is not None else []
+    _set_interface(model, [*model.inputs, *targets, control, *held], carried, outputs)
     prune(model)
+    carried += updated
     return TrainingStep(
         model,
+        second,
         inputs,
         carried={name_of(entry.old): f"{entry.old.name}/next" for entry in carried},
         initial={name_of(entry.old): entry.start for entry in carried},
@@ -136,7 +165,8 @@ def evaluation_step(
     if scores:
         outputs[SCORES] = result.scores if loss.kind == LABELS else prediction
     held = [model.graph.initializers[name] for name in fed]
-    _set_interface(model, [*model.inputs, *([target] if target is not None else [])], held, outputs)
+    targets = [target] if target is not None else []
+    _set_interface(model, [*model.inputs, *targets, *held], [], outputs)
     prune(model)
     return model
 
@@ -147,24 +177,49 @@ def _counted(op: Builder, loss: Loss, scores: ir.Value, target: ir.Value) -> dic
     return {} if correct is None else {CORRECT: correct}
 
 
+def _update_graph(
+    model: Model,
+    optimizer: Optimizer,
+    parameters: list[ir.Value],
+    rate: ir.Value,
+    roles: dict[str, str | None],
+    recipe: Recipe,
+) -> tuple[Model, list[Carried]]:
+    """The graph from the sums of gradients to the new parameters, and what it carries on."""
+    own = [ir.val(name_of(p), const_value=ir.tensor(tensor_of(p), name=p.name)) for p in parameters]
+    graph = ir.Graph([], [], nodes=[], initializers=own, opset_imports={"": model.opset}, name="update")
+    second = Model(ir.Model(graph, ir_version=model.ir.ir_version))
+    op = Builder(graph, prefix="update")
+    sums = [ir.val(f"{p.name}{GRADIENT}", p.dtype, p.shape) for p in parameters]
+    weight = ir.val(WEIGHT, ir.DataType.FLOAT, ir.Shape([]))
+    share = op.Reciprocal(op.Where(op.Equal(weight, 0.0), 1.0, weight))
+    gradients = {p: op.Mul(total, share) for p, total in zip(own, sums, strict=True)}
+    carried = update(op, optimizer, gradients, rate, roles, recipe)
+    _set_interface(second, [rate, weight, *sums], carried, {})
+    return second, carried
+
+
 def _set_interface(
-    model: Model, inputs: list[ir.Value], carried: list[ir.Value], outputs: dict[str, ir.Value]
+    model: Model, inputs: list[ir.Value], carried: list[Carried], outputs: dict[str, ir.Value]
 ) -> None:
-    """Make what is carried inputs instead of initializers, and set the outputs, in order."""
+    """Set inputs and outputs, in order, those of what is carried last; no input stays an initializer."""
     graph = model.graph
-    for value in carried:
+    inputs = [*inputs, *(entry.old for entry in carried)]
+    outputs = outputs | {f"{entry.old.name}/next": entry.new for entry in carried}
+    for value in inputs:
         graph.initializers.pop(name_of(value), None)
         value.const_value = None
     graph.inputs.clear()
-    graph.inputs.extend([*inputs, *carried])
+    graph.inputs.extend(inputs)
     graph.outputs.clear()
     op = Builder(graph, prefix="out")
     for name, value in outputs.items():
         free = value.producer() is not None and not value.is_graph_output()
         result = value if free else op.Identity(value)
         result.name = name
+        if name in (LOSS, CORRECT):
+            result.shape = ir.Shape([])
         graph.outputs.append(result)
-    for value in carried:
-        output = outputs.get(f"{value.name}/next")
-        if output is not None:
-            output.type, output.shape = value.type, value.shape
+    for entry in carried:
+        output = outputs[f"{entry.old.name}/next"]
+        output.type, output.shape = entry.old.type, entry.old.shape

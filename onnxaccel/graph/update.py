@@ -11,10 +11,17 @@ from onnxaccel.errors import TrainingError
 from onnxaccel.graph.builder import Builder
 from onnxaccel.graph.model import name_of, tensor_of
 from onnxaccel.graph.optimizers import Group, Optimizer
-from onnxaccel.graph.optimizers.base import ROLES
+from onnxaccel.graph.optimizers.base import ROLES, average
+from onnxaccel.graph.recipe import Recipe
 from onnxaccel.graph.training_form import Carried
 
 STEP = "onnxaccel.step"
+FIRST = "onnxaccel.first"
+WEIGHT = "onnxaccel.weight"
+GRADIENT = "/gradient"
+"""What follows a parameter's name in its sum of gradients'."""
+AVERAGE = "/ema"
+"""What follows a parameter's name in its average's."""
 
 
 def update(
@@ -23,6 +30,7 @@ def update(
     gradients: Mapping[ir.Value, ir.Value],
     rate: ir.Value,
     roles: Mapping[str, str | None],
+    recipe: Recipe,
 ) -> list[Carried]:
     """Write the update of all parameters.
 
@@ -32,11 +40,13 @@ def update(
         gradients: The gradient of each parameter.
         rate: The learning rate, a float scalar.
         roles: The role of each parameter (see `onnxaccel.graph.parameters.role_of`), by name.
+        recipe: How gradients are clipped, and whether averages of the parameters are kept.
 
     Returns:
         What the step must carry on: the number of the step where the optimizer counts them, each parameter,
-        and its state.
+        its state, and its average.
     """
+    gradients = _clipped(op, gradients, recipe)
     settings = {p: optimizer.for_parameter(name_of(p), roles.get(name_of(p))) for p in gradients}
     carried: list[Carried] = []
     number = None
@@ -57,7 +67,47 @@ def update(
             Carried(old, new, np.full_like(start, own.start(slot)))
             for slot, old, new in zip(own.slots, slots, new_slots, strict=True)
         ]
+        if recipe.ema is not None:
+            old = ir.val(f"{parameter.name}{AVERAGE}", parameter.dtype, parameter.shape)
+            carried.append(Carried(old, average(op, old, new, recipe.ema), start))
     return carried
+
+
+def accumulated(
+    op: Builder, gradients: Mapping[ir.Value, ir.Value], weight: ir.Value, first: ir.Value
+) -> list[Carried]:
+    """Add a batch's gradients to a running sum, which begins anew where ``first`` is true.
+
+    Args:
+        op: The builder.
+        gradients: The gradient of each parameter's mean loss over the batch.
+        weight: What the batch counts, by which its gradients are multiplied.
+        first: A bool scalar.
+
+    Returns:
+        The sums of gradients and weights, to be carried on.
+    """
+    terms = {f"{p.name}{GRADIENT}": (p, op.Mul(g, weight)) for p, g in gradients.items()}
+    carried = []
+    for name, (like, term) in (terms | {WEIGHT: (weight, weight)}).items():
+        shape = ir.Shape([]) if name == WEIGHT else like.shape
+        old = ir.val(name, like.dtype, shape)
+        start = np.zeros([int(d) for d in shape or () if isinstance(d, int)], np.float32)
+        carried.append(Carried(old, op.Where(first, term, op.Add(old, term)), start))
+    return carried
+
+
+def _clipped(op: Builder, gradients: Mapping[ir.Value, ir.Value], recipe: Recipe) -> dict[ir.Value, ir.Value]:
+    """The gradients, none larger than the recipe says."""
+    if recipe.clip_value is not None:
+        low, high = -recipe.clip_value, recipe.clip_value
+        return {p: op.Clip(g, low, high) for p, g in gradients.items()}
+    if recipe.clip_norm is None:
+        return dict(gradients)
+    squares = [op.ReduceSumSquare(g, keepdims=0) for g in gradients.values()]
+    norm = op.Sqrt(op.Sum(*squares))
+    factor = op.Min(op.Div(recipe.clip_norm, op.Add(norm, 1e-6)), 1.0)
+    return {p: op.Mul(g, factor) for p, g in gradients.items()}
 
 
 def check_groups(groups: Iterable[Group], names: Iterable[str], parameters: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 Two sets of buffers are swapped through IOBinding: one step reads the parameters and the optimizer's state
 from the first and writes them to the second, the next step goes the other way. Only the batch and the loss
-cross the host.
+cross the host. Where the step is split in two graphs, each swaps what it writes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from onnxaccel.errors import ModelError, TrainingError
 from onnxaccel.graph.losses import TARGET
 from onnxaccel.graph.model import SessionSettings
 from onnxaccel.graph.training import CORRECT, LEARNING_RATE, LOSS, TrainingStep
+from onnxaccel.graph.update import FIRST
 from onnxaccel.runtime.providers import Provider
 from onnxaccel.runtime.session import Session, short
 
@@ -39,21 +40,37 @@ class Stepper:
 
     def __init__(self, step: TrainingStep, provider: Provider, threads: int = 0) -> None:
         self.step = step
-        self._session = Session(step.model, provider, threads, SETTINGS)
+        graphs = [step.model] if step.update is None else [step.model, step.update]
+        self._sessions = [Session(graph, provider, threads, SETTINGS) for graph in graphs]
         self._device = provider.device
         self._buffers = [self._allocate(step.initial), self._allocate(step.initial)]
         self._rate = self._value(np.zeros((), np.float32))
+        self._first = self._value(np.ones((), np.bool_))
         self._results = {
             name: self._value(np.zeros((), np.float32))
             for name in (LOSS, CORRECT)
-            if name in self._session.output_names
+            if name in self._sessions[0].output_names
         }
-        self._bindings = [self._bind(0, 1), self._bind(1, 0)]
-        self._current = 0
-        self._last_rate: float | None = None
+        self._writer = {
+            name: index
+            for index, session in enumerate(self._sessions)
+            for name, following in step.carried.items()
+            if following in session.output_names
+        }
+        self._current = [
+            0 for _ in self._sessions
+        ]  # for each graph, the buffers that hold what it wrote last
+        self._before = list(self._current)
+        self._bindings: dict[tuple[int, ...], ort.IOBinding] = {}
+        self._last: tuple[float, bool] | None = None
 
     def run(
-        self, feed: Mapping[str, npt.NDArray[Any]], target: npt.NDArray[Any], lr: float
+        self,
+        feed: Mapping[str, npt.NDArray[Any]],
+        target: npt.NDArray[Any],
+        lr: float,
+        first: bool = True,
+        last: bool = True,
     ) -> tuple[float, float]:
         """Advance by one batch.
 
@@ -61,6 +78,8 @@ class Stepper:
             feed: The model's inputs by name.
             target: The target.
             lr: The learning rate.
+            first: Whether this is the first batch of an update, where gradients are accumulated.
+            last: Whether it is the last one, after which the parameters are updated.
 
         Returns:
             The batch's mean loss and the number of right predictions (NaN unless the step counts them).
@@ -68,34 +87,37 @@ class Stepper:
         Raises:
             TrainingError: The batch does not fit the model.
         """
-        binding = self._bindings[self._current]
-        if lr != self._last_rate:
+        binding = self._binding(0)
+        self._before = list(self._current)
+        if (lr, first) != self._last:
             self._rate.update_inplace(np.asarray(lr, np.float32))
-            self._last_rate = lr
+            self._first.update_inplace(np.asarray(first))
+            self._last = (lr, first)
         try:
             for name, array in feed.items():
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
-            if TARGET in self._session.input_names:
+            if TARGET in self._sessions[0].input_names:
                 binding.bind_cpu_input(TARGET, np.ascontiguousarray(target))
-            self._session.raw.run_with_iobinding(binding)
+            self._run(0)
+            if last and len(self._sessions) > 1:
+                self._run(1)
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             raise TrainingError(f"the training step does not run on this batch: {short(error)}") from None
-        self._current = 1 - self._current
         counted = self._results.get(CORRECT)
         return float(self._results[LOSS].numpy()), float("nan") if counted is None else float(counted.numpy())
 
     def buffers(self) -> dict[str, ort.OrtValue]:
         """Everything that is carried as it lies on the device now; valid until the next step."""
-        return self._buffers[self._current]
+        return {name: self._buffers[self._current[writer]][name] for name, writer in self._writer.items()}
 
     def previous(self) -> Arrays:
-        """What was carried before the last step, and the rate of that step, by the names of the inputs."""
-        before = {name: value.numpy() for name, value in self._buffers[1 - self._current].items()}
-        return before | {LEARNING_RATE: self._rate.numpy()}
+        """What was carried before the last step, and that step's settings, by the names of the inputs."""
+        before = {n: self._buffers[self._before[writer]][n].numpy() for n, writer in self._writer.items()}
+        return before | {LEARNING_RATE: self._rate.numpy(), FIRST: self._first.numpy()}
 
     def state(self) -> Arrays:
         """A copy of everything that is carried, by name."""
-        return {name: value.numpy().copy() for name, value in self._buffers[self._current].items()}
+        return {name: value.numpy().copy() for name, value in self.buffers().items()}
 
     def load(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Set everything that is carried.
@@ -106,6 +128,7 @@ class Stepper:
         for name in state:
             if name not in self.step.initial:
                 raise ModelError(f"the state also has {name!r}, which this training does not change")
+        buffers = self.buffers()
         for name, start in self.step.initial.items():
             array = state.get(name)
             if array is None:
@@ -115,7 +138,7 @@ class Stepper:
                     f"{name!r} is {array.dtype}{list(array.shape)} in the state, "
                     f"{start.dtype}{list(start.shape)} in the model"
                 )
-            self._buffers[self._current][name].update_inplace(np.array(array, order="C"))
+            buffers[name].update_inplace(np.array(array, order="C"))
 
     def _value(self, array: npt.NDArray[Any]) -> ort.OrtValue:
         return ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self._device, 0)
@@ -123,12 +146,25 @@ class Stepper:
     def _allocate(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, ort.OrtValue]:
         return {name: self._value(array) for name, array in arrays.items()}
 
-    def _bind(self, read: int, write: int) -> ort.IOBinding:
-        binding = self._session.raw.io_binding()
-        for name, following in self.step.carried.items():
-            binding.bind_ortvalue_input(name, self._buffers[read][name])
-            binding.bind_ortvalue_output(following, self._buffers[write][name])
-        binding.bind_ortvalue_input(LEARNING_RATE, self._rate)
-        for name, value in self._results.items():
-            binding.bind_ortvalue_output(name, value)
-        return binding
+    def _run(self, index: int) -> None:
+        self._sessions[index].raw.run_with_iobinding(self._binding(index))
+        self._current[index] = 1 - self._current[index]
+
+    def _binding(self, index: int) -> ort.IOBinding:
+        """Where graph number ``index`` reads and writes now; made once for each state of the buffers."""
+        key = (index, *self._current)
+        if key not in self._bindings:
+            session, results = self._sessions[index], self._results
+            binding = self._bindings[key] = session.raw.io_binding()
+            given = self.buffers() | {LEARNING_RATE: self._rate, FIRST: self._first}
+            for name in session.input_names:
+                if name in given:
+                    binding.bind_ortvalue_input(name, given[name])
+            for name, following in self.step.carried.items():
+                if self._writer[name] == index:
+                    free = self._buffers[1 - self._current[index]]
+                    binding.bind_ortvalue_output(following, free[name])
+            for name in session.output_names:
+                if name in results:
+                    binding.bind_ortvalue_output(name, results[name])
+        return self._bindings[key]

@@ -23,8 +23,10 @@ from onnxaccel.graph.losses import LABELS, NOTHING, TARGET, VALUES, Loss, as_los
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.normalize import normalize
 from onnxaccel.graph.optimizers import AdamW, Optimizer
+from onnxaccel.graph.recipe import Recipe
 from onnxaccel.graph.schedules import Constant, Moment, Schedule, create
 from onnxaccel.graph.training import CORRECT, evaluation_step, training_step
+from onnxaccel.graph.update import AVERAGE
 from onnxaccel.runtime.anomaly import first_wrong
 from onnxaccel.runtime.checkpoint import Checkpoints, Progress
 from onnxaccel.runtime.evaluator import Evaluation, Evaluator
@@ -71,6 +73,10 @@ class Trainer:
         num_classes: Replace the classifier by a new one, see `graph.finetune.replace_head`.
         detect_anomaly: Look through all parameters after each step, and stop at the first that is not
             finite; without it only the loss is looked at.
+        clip_norm: Largest L2 norm of all gradients together; larger ones are scaled down.
+        clip_value: Largest absolute value of a gradient's element.
+        accumulate: Batches per update of the parameters.
+        ema: Decay of an average of the parameters, which is then what is evaluated and exported.
 
     Raises:
         UnsupportedOperator: An operator between the loss and a parameter has no gradient rule.
@@ -90,6 +96,10 @@ class Trainer:
         freeze: Sequence[str] = (),
         num_classes: int | None = None,
         detect_anomaly: bool = False,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        accumulate: int = 1,
+        ema: float | None = None,
     ) -> None:
         self.optimizer = optimizer or AdamW()
         self.loss = as_loss(loss)
@@ -104,12 +114,14 @@ class Trainer:
         if num_classes is not None:
             self._model = replace_head(self._model, num_classes, seed)
         trained = frozen(self._model, freeze) if freeze else self._model
-        step = training_step(trained, self.loss, self.optimizer, metrics=metrics, seed=seed)
+        self.recipe = Recipe(clip_norm, clip_value, accumulate, ema)
+        step = training_step(trained, self.loss, self.optimizer, self.recipe, metrics=metrics, seed=seed)
         self._stepper = Stepper(step, self.provider, threads)
         self._step = step
         self._evaluators: dict[tuple[str, ...], Evaluator] = {}
         self._progress = Progress()
         self._best: dict[str, npt.NDArray[Any]] | None = None
+        self._pending = 0  # batches since the last update
 
     @property
     def parameters(self) -> list[str]:
@@ -185,7 +197,7 @@ class Trainer:
         made(metrics)  # refuses an unknown name before anything runs
         data, held_out = as_dataset(train), as_dataset(validation) if validation is not None else None
         schedule = create(schedule) if isinstance(schedule, str) else schedule or Constant()
-        schedule = schedule.over(epochs, -(-len(data) // batch_size))
+        schedule = schedule.over(epochs, -(-len(data) // (batch_size * self.recipe.accumulate)))
         monitor = monitor or Monitor()
         store = Checkpoints(checkpoint_folder, keep) if checkpoint_folder is not None else None
         if resume and store is None:
@@ -193,6 +205,7 @@ class Trainer:
         self._progress.settings = {
             "optimizer": repr(self.optimizer),
             "loss": repr(self.loss),
+            "recipe": repr(self.recipe),
             "schedule": repr(schedule),
             "seed": str(self.seed),
             "batch_size": str(batch_size),
@@ -228,7 +241,8 @@ class Trainer:
                     on_epoch(progress.epoch - 1, result)
                     best = monitor.best(self._epochs()) == progress.epoch - 1
                     if best:
-                        self._best = self._weights()
+                        state = self._stepper.state()
+                        self._best = {name: state[name] for name in self._kept()}
                     if store is not None:
                         store.save(self._stepper.state(), progress, best=best)
             except Impatient:  # perhaps in the middle of a step
@@ -255,7 +269,7 @@ class Trainer:
         return self._evaluate(as_dataset(data), batch_size, metrics, Interruption())
 
     def model(self) -> Model:
-        """The model in inference form, with the weights and running statistics as they are now."""
+        """The model in inference form, with weights (or their averages) and statistics as they are now."""
         trained = self._model.copy()
         trained.set_weights(self._weights())
         return trained
@@ -286,7 +300,8 @@ class Trainer:
         with loader.starting_at(progress.batch) as remaining:
             for feed, target in run.interruption.between(remaining):
                 lr = run.schedule.rate(self.optimizer.lr, Moment(progress.steps, progress.epoch, results))
-                value, right = self._advance(feed, target, lr)
+                last = progress.batch + 1 == len(loader)
+                value, right = self._advance(feed, target, lr, last)
                 now = time.perf_counter()
                 sums["loss"] += value * len(target)
                 sums["correct"] += right
@@ -295,7 +310,7 @@ class Trainer:
                 before = now
                 seen += len(target)
                 progress.batch += 1
-                progress.steps += 1
+                progress.steps += not self._pending
                 tick = Tick(
                     progress.epoch,
                     progress.batch,
@@ -308,7 +323,8 @@ class Trainer:
                 run.on_tick(tick)
                 if run.scalars is not None:
                     run.scalars.add(progress.steps, {"train/batch_loss": value, "train/learning_rate": lr})
-                if run.store and run.checkpoint_every and progress.steps % run.checkpoint_every == 0:
+                due = run.checkpoint_every and not self._pending and not progress.steps % run.checkpoint_every
+                if run.store and due:
                     run.store.save(self._stepper.state(), progress)
         return seen
 
@@ -341,7 +357,9 @@ class Trainer:
             graph = evaluation_step(self._model, self.loss, self._fed(), scores=bool(metrics))
             self._evaluators[key] = Evaluator(graph, self.provider, self._threads, metrics)
         loader = batches(data, self._model, batch_size, loss=self.loss)
-        return self._evaluators[key].run(interruption.between(loader), self._stepper.buffers())
+        buffers = self._stepper.buffers()
+        averages = {name: buffers.get(name + AVERAGE, buffers[name]) for name in self._fed()}
+        return self._evaluators[key].run(interruption.between(loader), averages)
 
     def _epochs(self) -> list[Epoch]:
         return [Epoch(**entry) for entry in self._progress.history]
@@ -349,16 +367,24 @@ class Trainer:
     def _weights(self) -> dict[str, npt.NDArray[Any]]:
         """Parameters and running statistics as they are now, by the names of their initializers."""
         state = self._stepper.state()
-        return {name: state[name] for name in self._fed()}
+        return {name: state.get(name + AVERAGE, state[name]) for name in self._fed()}
 
     def _advance(
-        self, feed: Mapping[str, npt.NDArray[Any]], target: npt.NDArray[Any], lr: float | None
+        self,
+        feed: Mapping[str, npt.NDArray[Any]],
+        target: npt.NDArray[Any],
+        lr: float | None,
+        last: bool = False,
     ) -> tuple[float, float]:
+        """Train on one batch; ``last`` ends an update however many batches it has."""
         if self.loss.kind == LABELS:
             target = self._checked_labels(target)
         elif self.loss.kind == VALUES and target.dtype == np.float64:
             target = target.astype(np.float32)
-        value, right = self._stepper.run(feed, target, self.optimizer.lr if lr is None else lr)
+        first = not self._pending
+        self._pending = 0 if last else (self._pending + 1) % self.recipe.accumulate
+        rate = self.optimizer.lr if lr is None else lr
+        value, right = self._stepper.run(feed, target, rate, first, last=not self._pending)
         if not np.isfinite(value):
             raise self._anomaly(f"the loss became {value}", feed, target)
         if self._detect_anomaly:
@@ -401,6 +427,10 @@ class Trainer:
         """What is carried and also an initializer of the model: parameters and running statistics."""
         return [name for name in self._step.carried if name in self._model.graph.initializers]
 
+    def _kept(self) -> list[str]:
+        """What of the best epoch is kept: parameters, running statistics, averages."""
+        return self._fed() + [name for name in self._step.carried if name.endswith(AVERAGE)]
+
     def _resume(self, store: Checkpoints) -> None:
         state, progress = store.latest()
         try:
@@ -414,5 +444,6 @@ class Trainer:
                     f"{store.folder}: the checkpoint was written with {name} {there}, not {here}"
                 )
         self._progress = progress
+        self._pending = progress.batch % self.recipe.accumulate
         best = store.best()
-        self._best = {name: best[name] for name in self._fed()} if best is not None else None
+        self._best = {name: best[name] for name in self._kept()} if best is not None else None
