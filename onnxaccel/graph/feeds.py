@@ -53,9 +53,8 @@ def random_feed(
                 elif known is not None:
                     size = max(1, round(known.shape[axis] * growth))
                 else:
-                    size = (96 if len(dims) == 4 else 16) + 4 * len(
-                        sizes
-                    )  # images are halved many times over
+                    least = 96 if len(dims) == 4 else 16  # images are halved many times over
+                    size = least + 4 * len(sizes)
                 shape.append(sizes.setdefault(symbol, size))
         assert value.name is not None and value.dtype is not None
         dtype = value.dtype.numpy()

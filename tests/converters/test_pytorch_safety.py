@@ -197,7 +197,8 @@ def test_torchscript_over_its_limits(tmp_path: Path) -> None:
 
     torch.jit.script(Spins()).save(tmp_path / "spins.pt")
     sandbox = Sandbox(tmp_path / "spins.pt", seconds=8)
-    request = {"format": "torchscript", "shapes": {"x": [1, 3]}, "opset": 18, "trainable": False}
+    shapes = {"shapes": {"x": [1, 3]}, "dim_names": {}}
+    request = {"format": "torchscript", "opset": 18, "trainable": False} | shapes
     try:
         with pytest.raises(ConversionError, match="more than 8 seconds"):
             sandbox.ask("export", request)
