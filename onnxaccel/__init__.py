@@ -12,6 +12,7 @@ from onnxaccel.errors import AccelError, UnsupportedOperator
 from onnxaccel.version import __version__
 
 if TYPE_CHECKING:
+    from onnxaccel import caffe as caffe
     from onnxaccel import pytorch as pytorch
     from onnxaccel import tensorflow as tensorflow
     from onnxaccel.converters import convert as convert
@@ -30,6 +31,7 @@ _HOME = {
     "gradient": "onnxaccel.graph.autodiff",
 }
 _MODULES = {
+    "caffe": "onnxaccel.caffe",
     "losses": "onnxaccel.graph.losses",
     "optimizers": "onnxaccel.graph.optimizers",
     "pytorch": "onnxaccel.pytorch",

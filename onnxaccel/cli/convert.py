@@ -39,6 +39,10 @@ def convert(
     opset: Annotated[int, typer.Option(help="ONNX opset to write.", min=18)] = 18,
     tolerance: Annotated[float, typer.Option(help="Largest relative error to the source framework.")] = 1e-4,
     verify: Annotated[bool, typer.Option(help="Compare with the source framework.")] = True,
+    solver: Annotated[
+        Path | None,
+        typer.Option(help="Caffe's solver.prototxt: fresh weights from the fillers."),
+    ] = None,
     trust_pickle: Annotated[bool, typer.Option(help="Unpickle: runs code from the file.")] = False,
     json_: Json = False,
 ) -> None:
@@ -60,6 +64,7 @@ def convert(
         opset=opset,
         tolerance=tolerance,
         verify=verify,
+        solver=solver,
         trust_pickle=trust_pickle,
         progress=say,
     )

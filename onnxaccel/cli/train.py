@@ -29,10 +29,12 @@ from onnxaccel.cli.options import (
     writable,
 )
 from onnxaccel.cli.output import print_json
+from onnxaccel.cli.solve import train_by_solver
 
 
 @app.command()
 def train(
+    context: typer.Context,
     model: ModelFile,
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     val: Annotated[str | None, typer.Option(help="Validation data, evaluated after each epoch.")] = None,
@@ -81,6 +83,12 @@ def train(
     num_classes: Annotated[
         int | None,
         typer.Option(metavar="N", help="Replace the last layer by a new one for N classes.", min=1),
+    ] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help="Train as Caffe does, by this solver.prototxt; 'recorded' is the one of the conversion."
+        ),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Epochs in all.", min=1)] = 5,
     batch_size: Annotated[int, typer.Option(help="Samples per batch.", min=1)] = 64,
@@ -148,6 +156,9 @@ def train(
     from onnxaccel.runtime.trainer import Trainer
 
     target = writable(output or model.with_suffix(".trained.onnx"))
+    if solver is not None:
+        loaded = with_preprocessing(model, mean, scale, layout)
+        return train_by_solver(context, loaded, solver, provider_of(ep, ep_option, strict_ep), target)
     given = {"lr": lr, "momentum": momentum, "nesterov": nesterov or None, "weight_decay": weight_decay}
     settings = {name: value for name, value in given.items() if value is not None}
     for text in optimizer_option or ():

@@ -30,6 +30,7 @@ def convert(
     opset: int = OPSET,
     tolerance: float = TOLERANCE,
     verify: bool = True,
+    solver: str | os.PathLike[str] | None = None,
     trust_pickle: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Model:
@@ -49,6 +50,8 @@ def convert(
         opset: The ONNX opset to write.
         tolerance: Largest relative error allowed, ``max|y - r| / max|r|`` per output.
         verify: Whether to compare with the source framework.
+        solver: Caffe's solver.prototxt: layers without weights start from the prototxt's fillers, and the
+            model keeps how Caffe would train it. Implies ``trainable``.
         trust_pickle: Allow files that run code when they are loaded.
         progress: Called with one line per stage.
 
@@ -76,6 +79,7 @@ def convert(
         custom_objects=custom_objects,
         opset=opset,
         trainable=trainable,
+        solver=Path(solver) if solver is not None else None,
         trust_pickle=trust_pickle,
         progress=progress,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -27,6 +28,8 @@ class Options:
         trainable: Keep every parameter under its name, BatchNormalization and Dropout as nodes.
         parameters: Names of a frozen graph's constants to make parameters; empty: by rule.
         custom_objects: Module with the custom classes and functions of a Keras file.
+        solver: A Caffe solver.prototxt: layers without weights start from their fillers, and the model keeps
+            how it is trained.
         trust_pickle: Allow unpickling, that is, running code from the file.
         progress: Called with one line per stage.
     """
@@ -40,6 +43,7 @@ class Options:
     trainable: bool = False
     parameters: tuple[str, ...] = ()
     custom_objects: str | None = None
+    solver: Path | None = None
     trust_pickle: bool = False
     progress: Callable[[str], None] = lambda line: None
 

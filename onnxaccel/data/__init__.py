@@ -58,12 +58,15 @@ def batches(
     epoch: int = 0,
     loss: str | Loss | None = None,
     shuffle: bool = True,
+    window: tuple[int, int] | None = None,
     augmentation: Augmentation | None = None,
 ) -> Loader:
     """One pass over ``source`` in batches that fit ``model`` and, where given, ``loss``; see `Loader`."""
     targets = Targets.of(model, loss) if loss is not None else None
     preparation = Preparation.of(model, targets.input if targets is not None else None)
-    return Loader(as_dataset(source), preparation, batch_size, seed, epoch, targets, shuffle, augmentation)
+    return Loader(
+        as_dataset(source), preparation, batch_size, seed, epoch, targets, shuffle, window, augmentation
+    )
 
 
 def label_kind(source: Source) -> str:

@@ -36,6 +36,8 @@ class Loader:
         epoch: The number of the pass; each one has its own order, a pure function of seed and epoch.
         targets: Turns targets into what the loss takes; None: they are given as they are.
         shuffle: Whether training takes the samples in a random order.
+        window: Instead of one pass: the samples from number ``start`` to ``stop`` of the data set in its own
+            order, again and again.
         augmentation: Random changes to images in training.
     """
 
@@ -46,10 +48,12 @@ class Loader:
     epoch: int = 0
     targets: Targets | None = None
     shuffle: bool = True
+    window: tuple[int, int] | None = None
     augmentation: Augmentation | None = None
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+        start, stop = self.window or (0, len(self.dataset))
+        return -(-(stop - start) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         with self.starting_at(0) as rest:
@@ -58,6 +62,8 @@ class Loader:
     def order(self) -> npt.NDArray[np.int64]:
         """The order of the samples in this pass."""
         count = len(self.dataset)
+        if self.window is not None:
+            return np.arange(*self.window) % count
         if self.seed is None or not self.shuffle:
             return np.arange(count)
         return np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(count)

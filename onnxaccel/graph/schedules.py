@@ -164,6 +164,37 @@ class Polynomial(Schedule):
         return lr * math.pow(1 - min(t, self.total_iters) / self.total_iters, self.power)
 
 
+@schedule("inv")
+@dataclass(frozen=True, kw_only=True)
+class Inv(Schedule):
+    """``lr (1 + gamma t)^-power``, as Caffe's lr_policy "inv"."""
+
+    unit: str = "step"
+    gamma: float
+    power: float
+
+    def value(self, lr: float, t: int, results: Sequence[float]) -> float:
+        """See `Schedule.value`."""
+        return lr * math.pow(1 + self.gamma * t, -self.power)
+
+
+@schedule("sigmoid")
+@dataclass(frozen=True, kw_only=True)
+class Sigmoid(Schedule):
+    """``lr / (1 + exp(-gamma (t - centre)))``, as Caffe's lr_policy "sigmoid"; a negative gamma lowers it."""
+
+    unit: str = "step"
+    gamma: float
+    centre: int
+
+    def _checked_range(self) -> set[str]:
+        return super()._checked_range() - {"gamma", "centre"}
+
+    def value(self, lr: float, t: int, results: Sequence[float]) -> float:
+        """See `Schedule.value`."""
+        return lr / (1 + math.exp(min(-self.gamma * (t - self.centre), 700.0)))
+
+
 @schedule("cosine")
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Schedule):

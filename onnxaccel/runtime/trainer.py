@@ -48,6 +48,8 @@ class _Run:
     train: Dataset
     validation: Dataset | None
     batch_size: int
+    steps_per_epoch: int | None
+    max_steps: int | None
     schedule: Schedule
     augmentation: Augmentation | None
     store: Checkpoints | None
@@ -154,6 +156,8 @@ class Trainer:
         *,
         epochs: int = 5,
         batch_size: int = 64,
+        steps_per_epoch: int | None = None,
+        max_steps: int | None = None,
         schedule: Schedule | str | None = None,
         augmentation: Augmentation | None = None,
         metrics: Sequence[str] = (),
@@ -173,6 +177,9 @@ class Trainer:
             validation: The same, evaluated after each epoch.
             epochs: Epochs in all, those before a resume included.
             batch_size: Samples per batch; the last batch of an epoch may be smaller.
+            steps_per_epoch: Count an epoch as so many steps, through the data set in its own order and again
+                from its start, as Caffe goes; None: an epoch is one pass in a random order.
+            max_steps: With ``steps_per_epoch``, steps in all; the last epoch may be shorter.
             schedule: The learning rate's schedule, or its name; None: the optimizer's rate throughout.
             augmentation: Random changes to the training images.
             metrics: Metrics of the validation data, beside loss and accuracy: "top5", "mae", "confusion".
@@ -197,7 +204,8 @@ class Trainer:
         made(metrics)  # refuses an unknown name before anything runs
         data, held_out = as_dataset(train), as_dataset(validation) if validation is not None else None
         schedule = create(schedule) if isinstance(schedule, str) else schedule or Constant()
-        schedule = schedule.over(epochs, -(-len(data) // (batch_size * self.recipe.accumulate)))
+        per_step = batch_size * self.recipe.accumulate
+        schedule = schedule.over(epochs, steps_per_epoch or -(-len(data) // per_step))
         monitor = monitor or Monitor()
         store = Checkpoints(checkpoint_folder, keep) if checkpoint_folder is not None else None
         if resume and store is None:
@@ -210,6 +218,7 @@ class Trainer:
             "seed": str(self.seed),
             "batch_size": str(batch_size),
             "samples": str(len(data)),
+            "steps_per_epoch": str(steps_per_epoch),
             "augmentation": repr(augmentation),
         }
         samples, started = 0, time.perf_counter()
@@ -225,6 +234,8 @@ class Trainer:
                 data,
                 held_out,
                 batch_size,
+                steps_per_epoch,
+                max_steps,
                 schedule,
                 augmentation,
                 store,
@@ -290,6 +301,7 @@ class Trainer:
             seed=self.seed,
             epoch=progress.epoch,
             loss=self.loss,
+            window=self._window(run),
             augmentation=run.augmentation,
         )
         results = [e.loss if e.val_loss is None else e.val_loss for e in self._epochs()]
@@ -327,6 +339,15 @@ class Trainer:
                 if run.store and due:
                     run.store.save(self._stepper.state(), progress)
         return seen
+
+    def _window(self, run: _Run) -> tuple[int, int] | None:
+        """The samples of this epoch, where epochs are counted in steps."""
+        if run.steps_per_epoch is None:
+            return None
+        start = self._progress.steps - self._progress.batch // self.recipe.accumulate
+        stop = start + run.steps_per_epoch
+        per_step = run.batch_size * self.recipe.accumulate
+        return start * per_step, min(stop, run.max_steps or stop) * per_step
 
     def _finish_epoch(self, run: _Run) -> Epoch:
         progress = self._progress

@@ -6,19 +6,24 @@ Parameters are named ``<layer>.weight`` and ``<layer>.bias``, running statistics
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxaccel.converters.caffe.assemble import Assembly, build, heads
+from onnxaccel.converters.caffe import deploy
+from onnxaccel.converters.caffe.assemble import DATA, Assembly, build, heads
+from onnxaccel.converters.caffe.fillers import filled
 from onnxaccel.converters.caffe.layers.detection import DETECTIONS
 from onnxaccel.converters.caffe.net import Layer, read_net
 from onnxaccel.converters.caffe.reference import find_reference
-from onnxaccel.converters.caffe.schema import parse_binary
-from onnxaccel.converters.caffe.weights import array_of, load_weights
+from onnxaccel.converters.caffe.solver import read_solver
+from onnxaccel.converters.caffe.training import record, sizes_of_data
+from onnxaccel.converters.caffe.weights import load_weights
+from onnxaccel.converters.caffe.writing import caffemodel_of
 from onnxaccel.converters.contract import Conversion, Options
 from onnxaccel.converters.detect import Detected
 from onnxaccel.errors import ConversionError
-from onnxaccel.graph.model import Preprocessing, packed
 
 __all__ = ["Assembly", "build", "convert_files", "convert_live", "load_weights", "read_net"]
 
@@ -36,36 +41,32 @@ def convert_files(detected: Detected, options: Options) -> Conversion:
         MissingWeights: The caffemodel lacks weights of a layer, or has them in another shape.
     """
     prototxt, *weights = detected.paths
-    net = read_net(prototxt)
+    net, trained = read_net(prototxt), _training_layers(prototxt)
     if weights:
         load_weights(net, weights[0])
+    solver = read_solver(options.solver) if options.solver is not None else None
+    if solver is not None:
+        options = replace(options, trainable=True)
+        for layer in net:
+            layer.fill = filled(solver.random_seed or 0)
+    options = replace(options, shapes=sizes_of_data(net, prototxt, options.shapes) | dict(options.shapes))
     options.progress(f"mapping {len(net)} layers")
     made = build(net, options)
-    training = _training_layers(prototxt)
-    meta = made.model.metadata
-    meta.heads = heads(training)
-    meta.preprocessing.mirror = any(one.proto.transform_param.mirror for one in training)
-    _read_mean(meta.preprocessing, prototxt)
-    reference = find_reference(prototxt, weights[0] if weights else None, made.writers)
+    made.model.metadata.heads = heads(trained)
+    record(made, net, trained, prototxt, solver)
     kinds = {layer.name: layer.type for layer in net}
+    files, scratch = (prototxt, weights[0] if weights else None), None
+    if solver is not None or DATA & set(kinds.values()):  # no data, or weights that were only just drawn
+        scratch = tempfile.TemporaryDirectory()
+        files = deploy.write(net, made.model, caffemodel_of(made.model, prototxt), Path(scratch.name))
+    reference = find_reference(*files, made.writers)
     return Conversion(
         made.model,
         reference.run if reference else None,
         _name_of(reference),
         rows=frozenset(blob for blob, layer in made.writers.items() if kinds[layer] in DETECTIONS),
+        close=scratch.cleanup if scratch is not None else lambda: None,
     )
-
-
-def _read_mean(preprocessing: Preprocessing, prototxt: Path) -> None:
-    """Put the mean image into the metadata, if its file is there: beside the prototxt, or where it says."""
-    name = preprocessing.mean_image
-    if not isinstance(name, str):
-        return
-    path = next((p for p in (prototxt.parent / name, Path(name)) if p.is_file()), None)
-    if path is not None:
-        blob = parse_binary(path.read_bytes(), "BlobProto", str(path))
-        mean = array_of(blob, str(path))
-        preprocessing.mean_image = packed(mean.reshape(mean.shape[-3:]))
 
 
 def _training_layers(prototxt: Path) -> list[Layer]:

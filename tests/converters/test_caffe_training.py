@@ -1,0 +1,175 @@
+"""Whole trainings by solver.prototxt: on real data beside a real Caffe, and on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import onnxaccel as oa
+from onnxaccel.caffe import read_solver, save_caffemodel
+from onnxaccel.cli import app
+from onnxaccel.data.readers.lmdb import FILE, Database
+from onnxaccel.errors import ModelError, OutputError, TrainingError
+from onnxaccel.graph.solver import Solver, loss_of
+from onnxaccel.runtime.history import Tick
+from onnxaccel.runtime.solving import Solved, solve
+from tests.caffe_recipes import Recipe, cifar10_quick, lenet
+from tests.converters.real_caffe import Job, caffe_train, needs_caffe
+from tests.converters.test_caffe_solvers import files, moved
+from tests.data.databases import write_lmdb
+
+
+def reordered(made: Recipe, folder: Path) -> Path:
+    """A solver whose training batches hold the same samples backwards: the same sums, rounded otherwise."""
+    values = Database(made.train / FILE)
+    order = np.arange(len(values)).reshape(-1, made.batch_size)[:, ::-1].ravel()
+    source = write_lmdb(folder / "backwards", [values[int(index)] for index in order])
+    net, solver = folder / "backwards.prototxt", folder / "backwards_solver.prototxt"
+    net.write_text(made.net.read_text().replace(str(made.train), str(source)))
+    solver.write_text(made.solver.read_text().replace(str(made.net), str(net)))
+    return solver
+
+
+def losses_of(model: oa.Model, solver: Solver, *data: str) -> tuple[Solved, Any]:
+    """What a solver gives, and each iteration's loss."""
+    means: list[float] = []
+    solved = solve(model, solver, *data, on_tick=lambda tick: means.append(tick.loss))
+    return solved, np.diff(np.array(means) * np.arange(1, len(means) + 1), prepend=0.0)
+
+
+@needs_caffe
+@pytest.mark.parametrize(("recipe", "iterations", "calm"), [(lenet, 25, 25), (cifar10_quick, 10, 8)])
+def test_loss_curves_on_real_images_are_a_real_caffe_s(
+    recipe: Callable[[Path, Path], Recipe], iterations: int, calm: int, tmp_path: Path, shared: Path
+) -> None:
+    """They differ as two runs of Caffe do whose batches hold the same samples in another order.
+
+    For ``calm`` iterations that is by float32's rounding; then the training itself makes it grow.
+    """
+    made = recipe(tmp_path, shared)
+    model = oa.convert(made.net, solver=made.solver)
+    start = save_caffemodel(model, made.net, tmp_path / "start.caffemodel")
+    theirs, other = caffe_train(
+        Job(made.solver, start, iterations, made.test_batches),
+        Job(reordered(made, tmp_path), start, iterations),
+    )
+    solver = replace(read_solver(made.solver), max_iter=iterations)
+    solved, losses = losses_of(model, solver, str(made.train), str(made.test))
+    np.testing.assert_allclose(losses[:calm], theirs["losses"][:calm], rtol=1e-5)
+    noise = np.abs(other["losses"] - theirs["losses"]).max()
+    assert np.abs(losses - theirs["losses"]).max() < 10 * noise < 0.1
+    assert losses.min() < losses[0] - 0.01
+    before, after = solved.tests
+    assert (before.iteration, after.iteration) == (0, iterations)
+    assert after.loss == pytest.approx(float(theirs["test_loss"]), abs=10 * noise)
+    assert abs((after.accuracy or 0) - float(theirs["accuracy"])) < 0.02
+
+    trained = solved.trainer.model()
+    saved = save_caffemodel(trained, made.net, tmp_path / "trained.caffemodel")
+    again = oa.convert(made.net, saved)  # compared with what Caffe computes from these weights
+    assert (again.metadata.max_relative_error or 1) < 1e-5
+    assert all(np.array_equal(again.weights()[name], array) for name, array in trained.weights().items())
+    (caffe_s,) = caffe_train(Job(made.solver, saved, 0, made.test_batches))
+    assert float(caffe_s["accuracy"]) == pytest.approx(after.accuracy, abs=1e-6)
+
+
+@needs_caffe
+@pytest.mark.parametrize(
+    "settings", ["iter_size: 3", "clip_gradients: 0.3", "iter_size: 2 clip_gradients: 0.5"]
+)
+def test_summed_and_clipped_gradients_are_a_real_caffe_s(settings: str, tmp_path: Path) -> None:
+    net, path = files(tmp_path, f"base_lr: 0.05 momentum: 0.9 weight_decay: 0.01 {settings}")
+    model = oa.convert(net, solver=path, verify=False)
+    start = save_caffemodel(model, net, tmp_path / "start.caffemodel")
+    (theirs,) = caffe_train(Job(path, start, 20))
+    solved, _ = losses_of(model, replace(read_solver(path), max_iter=20), str(tmp_path / "db"))
+    assert max(moved(model, solved.trainer.model().weights(), theirs).values()) < 2e-5
+    assert solved.iterations == 20
+    if "clip" in settings:  # it was needed
+        plain = replace(read_solver(path), max_iter=20, clip_gradients=None)
+        other = losses_of(model, plain, str(tmp_path / "db"))[0].trainer.model().weights()
+        assert max(moved(model, other, theirs).values()) > 1e-2
+
+
+def test_a_solver_counts_tests_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    settings = "base_lr: 0.05 momentum: 0.9 max_iter: 25 test_interval: 10 test_iter: 3 snapshot: 4"
+    net, path = files(tmp_path, settings)
+    model = oa.convert(net, solver=path, verify=False)
+    solver, data = read_solver(path), str(tmp_path / "db")
+    whole, _ = losses_of(model, solver, data, data)
+    assert [test.iteration for test in whole.tests] == [0, 10, 20, 25] and whole.iterations == 25
+
+    def stop(tick: Tick) -> None:
+        if tick.step == 14:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        solve(model, solver, data, data, checkpoint_folder=tmp_path / "snapshots", on_tick=stop)
+    rest = solve(model, solver, data, data, checkpoint_folder=tmp_path / "snapshots", resume=True)
+    assert [test.iteration for test in rest.tests] == [10, 20, 25]
+    assert rest.tests == whole.tests[1:]
+    for name, array in whole.trainer.model().weights().items():
+        assert np.array_equal(rest.trainer.model().weights()[name], array), name
+
+
+def test_the_command_line_converts_and_trains_by_a_solver(tmp_path: Path) -> None:
+    settings = (
+        'base_lr: 0.05 momentum: 0.9 max_iter: 12 test_interval: 6 lr_policy: "step" stepsize: 5 gamma: 0.1'
+    )
+    net, path = files(tmp_path, settings)
+    onnx, trained = tmp_path / "net.onnx", tmp_path / "trained.onnx"
+    run = CliRunner().invoke
+
+    def json_of(*arguments: object) -> dict[str, Any]:
+        result = run(app, [str(a) for a in arguments])
+        assert result.exit_code == 0, result.output
+        return dict(json.loads(result.stdout))
+
+    converted = json_of("convert", net, "--solver", path, "-o", onnx, "--no-verify", "--json")
+    assert converted["trainable_parameters"] == 7
+    data = ("--data", tmp_path / "db", "--val", tmp_path / "db")
+    for solver in (path, "recorded"):
+        found = json_of("train", onnx, *data, "--solver", solver, "-o", trained, "--json")
+        assert (found["iterations"], found["steps"]) == (12, 12)
+        assert [test["iteration"] for test in found["tests"]] == [0, 6, 12]
+        assert found["tests"][-1]["loss"] < found["tests"][0]["loss"]
+    table = run(app, [str(a) for a in ("train", onnx, *data, "--solver", path, "-o", trained)])
+    assert "iterations/s" in table.stdout
+    refused = run(app, [str(a) for a in ("train", onnx, *data, "--solver", path, "--lr", "1")])
+    assert refused.exit_code == 2 and "leave out --lr" in " ".join(refused.output.split())
+
+
+def test_losses_that_a_solver_cannot_train_are_named() -> None:
+    softmax = {"type": "SoftmaxWithLoss", "layer": "l1", "loss_weight": 1.0, "settings": {}}
+    accuracy = {"type": "Accuracy", "layer": "a", "loss_weight": 0.0, "settings": {}}
+    assert loss_of([]) == loss_of([softmax, accuracy]) == "cross_entropy"
+    for heads in (
+        [softmax, {**softmax, "layer": "l2", "loss_weight": 0.3}],
+        [{**softmax, "settings": {"ignore_label": 255}}],
+        [{**softmax, "type": "InfogainLoss"}],
+    ):
+        with pytest.raises(TrainingError, match=r"the network's loss is .*'l1'"):
+            loss_of(heads)
+
+
+def test_only_a_caffe_network_becomes_a_caffemodel(tmp_path: Path) -> None:
+    net, path = files(tmp_path, "base_lr: 1")
+    model = oa.convert(net, solver=path, verify=False)
+    target = tmp_path / "x.caffemodel"
+    for change in (("num_output: 6", "num_output: 7"), ('"conv"', '"other"')):
+        (tmp_path / "changed.prototxt").write_text(net.read_text().replace(*change))
+        with pytest.raises(ModelError, match=r"'conv.weight' has shape|no 'other.weight', so it was not"):
+            save_caffemodel(model, tmp_path / "changed.prototxt", target)
+    with pytest.raises(OutputError, match="cannot be written"):
+        save_caffemodel(model, net, tmp_path / "nowhere" / "x.caffemodel")
+    model.metadata.framework = "pytorch"
+    with pytest.raises(ModelError, match="not a model that was converted from Caffe"):
+        save_caffemodel(model, net, target)
+    assert not target.exists()
