@@ -11,6 +11,7 @@ import numpy as np
 from onnxaccel.converters.contract import Arrays, Conversion, Options
 from onnxaccel.converters.tensorflow.bridge import import_tensorflow, quiet, tflite_to_onnx
 from onnxaccel.converters.tensorflow.functions import finish
+from onnxaccel.converters.tensorflow.quantized import exact
 from onnxaccel.errors import ConversionError
 from onnxaccel.graph.model import Model, name_of
 
@@ -52,6 +53,7 @@ def tflite_file(path: Path, options: Options) -> Conversion:
         value.name = _plain(name_of(value))
     if [*sources, *results] != [*model.input_names(), *model.output_names()]:
         raise ConversionError(f"{path}: its inputs and outputs are not those of the converted graph")
+    exact(model)
     finish(model, "tflite")
 
     def reference(feed: Arrays) -> Arrays:
