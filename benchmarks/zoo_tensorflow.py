@@ -61,7 +61,7 @@ def measure(path: Path, trainable: bool) -> dict[str, Any]:
 
     started = time.perf_counter()
     try:
-        model = oa.convert(path, trainable=trainable)
+        model = oa.convert(path, trainable=trainable, custom_objects="zoo_tensorflow_nets")
     except oa.AccelError as problem:
         return {"problem": f"{type(problem).__name__}: {str(problem)[:150]}"}
     seconds = time.perf_counter() - started
@@ -72,7 +72,7 @@ def measure(path: Path, trainable: bool) -> dict[str, Any]:
         "peak": str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024),
         "transposes": str(operators.count("Transpose")),
         "loops": str(operators.count("Loop") + operators.count("Scan")),
-        "kept": len(model.metadata.trainable or ()),
+        "kept": f"{len(model.metadata.trainable or ())} of {trainable_count(path)}" if trainable else "",
     }
 
 
@@ -101,13 +101,12 @@ def row(name: str, folder: Path) -> str:
         return f"| {name} | {built['problem']} | | | | | | | |"
     plain = in_process("--step", "inference", name, str(path))
     trained = in_process("--step", "trainable", name, str(path))
-    count = in_process("--step", "count", name, str(path))
     first = plain.get("problem") or " | ".join(
         plain[k] for k in ("error", "seconds", "peak", "transposes", "loops")
     )
     second = trained.get("problem")
     if not second:
-        second = f"{trained['error']} | {trained['kept']} of {count} | {trained['seconds']}"
+        second = f"{trained['error']} | {trained['kept']} | {trained['seconds']}"
     return f"| {name} | {first} | {second} |"
 
 
@@ -115,7 +114,7 @@ def step(kind: str, name: str, path: Path) -> Any:
     """One step of `row`, in its own process."""
     if kind == "build":
         return build(name, path)
-    return trainable_count(path) if kind == "count" else measure(path, kind == "trainable")
+    return measure(path, kind == "trainable")
 
 
 def main() -> None:

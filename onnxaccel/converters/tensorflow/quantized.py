@@ -91,9 +91,15 @@ def _product(model: Model, node: ir.Node) -> None:
         return
     op = Builder(model.graph, f"{target.node.name}/exact")
 
+    weights = constant_of(w.value)
+    assert weights is not None
+    # a sum over many inputs may leave a float's 24 bits; onnxruntime multiplies doubles, but does not convolve them
+    long = node.op_type == "MatMul" and 255 * np.abs(weights.astype(np.int64)).sum(-2).max() >= _EXACT
+    dtype = ir.DataType.DOUBLE if long else ir.DataType.FLOAT
+
     def integers(value: ir.Value, zero: int) -> ir.Value:
-        number = op.Cast(value, to=ir.DataType.FLOAT.value)
-        return op.Sub(number, np.float32(zero)) if zero else number
+        number = op.Cast(value, to=dtype.value)
+        return op.Sub(number, np.asarray(zero, dtype.numpy())) if zero else number
 
     inputs: list[ir.Value] = [integers(x.value, x.zero), integers(w.value, 0)]
     if node.op_type == "Conv" and held is not None:
@@ -101,11 +107,12 @@ def _product(model: Model, node: ir.Node) -> None:
     given = {name: found.value for name, found in node.attributes.items()}
     total = op.node(node.op_type, inputs, **given)[0]
     if node.op_type == "MatMul" and held is not None:
-        total = op.Add(total, held.astype(np.float32))
+        total = op.Add(total, held.astype(dtype.numpy()))
+    if long:
+        total = op.Cast(total, to=ir.DataType.FLOAT.value)
     factor = (x.scale * w.scale / target.scale).astype(np.float32)
-    rank = constant_of(w.value)
-    if node.op_type == "Conv" and factor.size > 1 and rank is not None:
-        factor = factor.reshape(-1, *[1] * (rank.ndim - 2))
+    if node.op_type == "Conv" and factor.size > 1:
+        factor = factor.reshape(-1, *[1] * (weights.ndim - 2))
     # the Max changes nothing; it keeps onnxruntime from multiplying the factor into the weights
     apart = op.Max(total, np.finfo(np.float32).min)
     scaled = op.Mul(apart, factor if factor.size > 1 else np.float32(factor.item()))
