@@ -4,9 +4,9 @@
 
 Each model has random weights; batch normalization's statistics are taken from a batch, so that outputs are
 not degenerate. It is saved as .keras and converted from the file, once for inference and once in trainable
-form, each in a process of its own, which loads, converts and compares. For each: the largest relative error
-between Keras and the converted model (random inputs, batches of 2 and 3), seconds of the conversion, the
-process's peak memory, transposes in the graph, loops in the graph, and how many of Keras's trainable
+form; the networks of keras.applications each in a process of its own, which loads, converts and compares. For
+each: the largest relative error between Keras and the converted model (random inputs, batches of 2 and 3),
+seconds of the conversion (load, convert, compare; the machine was busy), the process's peak memory, transposes in the graph, loops in the graph, and how many of Keras's trainable
 parameters the trainable form kept.
 """
 
@@ -94,19 +94,27 @@ def in_process(*arguments: str) -> Any:
 
 
 def row(name: str, folder: Path) -> str:
-    """One line of the table."""
+    """One line of the table, each form in a process of its own."""
     path = folder / "model.keras"
     built = in_process("--step", "build", name, str(path))
     if built:
         return f"| {name} | {built['problem']} | | | | | | | |"
-    plain = in_process("--step", "inference", name, str(path))
-    trained = in_process("--step", "trainable", name, str(path))
-    first = plain.get("problem") or " | ".join(
-        plain[k] for k in ("error", "seconds", "peak", "transposes", "loops")
-    )
-    second = trained.get("problem")
-    if not second:
-        second = f"{trained['error']} | {trained['kept']} | {trained['seconds']}"
+    forms = [in_process("--step", form, name, str(path)) for form in ("inference", "trainable")]
+    return line(name, *forms)
+
+
+def small_row(name: str, folder: Path) -> str:
+    """One line of the table, in this process: its peak memory says nothing of one small model."""
+    path = folder / "small.keras"
+    build(name, path)
+    return line(name, measure(path, False) | {"peak": ""}, measure(path, True))
+
+
+def line(name: str, plain: dict[str, Any], trained: dict[str, Any]) -> str:
+    """A model's line, from what `measure` said of its two forms."""
+    columns = ("error", "seconds", "peak", "transposes", "loops")
+    first = plain.get("problem") or " | ".join(plain[k] for k in columns)
+    second = trained.get("problem") or " | ".join(trained[k] for k in ("error", "kept", "seconds"))
     return f"| {name} | {first} | {second} |"
 
 
@@ -128,16 +136,14 @@ def main() -> None:
         name, path = arguments.names
         print("json:" + json.dumps(step(arguments.step, name, Path(path))))
         return
-    names = arguments.names
-    if not names:
-        from zoo_tensorflow_nets import APPLICATIONS, SMALL
+    from zoo_tensorflow_nets import APPLICATIONS, SMALL
 
-        names = [*APPLICATIONS, *SMALL]
+    names = arguments.names or [*APPLICATIONS, *SMALL]
     lines = [HEADER, "|" + "---|" * 9]
     print(*lines, sep="\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            lines.append(row(name, Path(folder)))
+            lines.append((small_row if name in SMALL else row)(name, Path(folder)))
             print(lines[-1], flush=True)
     if arguments.table:
         arguments.table.parent.mkdir(parents=True, exist_ok=True)

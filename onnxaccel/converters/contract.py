@@ -63,6 +63,7 @@ class Conversion:
         example: Inputs by name that the source is known to take: their sizes stand for dynamic dimensions,
             and their integers are fed where the source takes no random ones (lengths, offsets).
         rows: Names of outputs that are a set of rows (a detector's boxes): their order does not count.
+        steps: By how many integers outputs of integers may differ from the reference.
         close: Releases what ``reference`` holds (a subprocess, a session).
     """
 
@@ -73,4 +74,5 @@ class Conversion:
     batch_sizes: tuple[int, ...] = (2, 3)
     example: Arrays = field(default_factory=dict)
     rows: frozenset[str] = frozenset()
+    steps: int = 0
     close: Callable[[], None] = lambda: None

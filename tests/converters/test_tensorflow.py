@@ -15,7 +15,6 @@ from onnxaccel.errors import (
     ConversionError,
     MissingWeights,
     ModelError,
-    ParityError,
     UnknownFormat,
 )
 from onnxaccel.graph import optimizers
@@ -213,14 +212,13 @@ def test_tensorflow_lite(path: str, reference: str, shared: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tflm_micro_speech", "tiny_kws", "tiny_ad01", "tiny_resnet8"])
-def test_quantized_models_round_otherwise_and_need_a_tolerance(name: str, shared: Path) -> None:
+def test_quantized_models_are_equal_to_the_last_integer(name: str, shared: Path) -> None:
     source = shared / "samples/tensorflow" / name / "model_int8.tflite"
-    with pytest.raises(ParityError, match="--tolerance"):
-        oa.convert(source)
-    model = oa.convert(source, verify=False)
+    model = oa.convert(source)
+    assert model.metadata.max_relative_error == 0
     ref = np.load(source.parent / "ref_model_int8_tflite.npz")
     (steps,) = Session(model).run({model.input_names()[0]: ref["in0"]}).values()
-    assert np.abs(steps.astype(int) - ref["out0"].astype(int)).max() <= 1
+    np.testing.assert_array_equal(steps, ref["out0"])
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.999])

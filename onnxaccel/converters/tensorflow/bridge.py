@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 
+from onnxaccel.converters.tensorflow.lite import rules
 from onnxaccel.converters.tensorflow.operators import handlers
 from onnxaccel.errors import ConversionError, MissingDependency
 
@@ -122,7 +123,8 @@ def tflite_to_onnx(path: Path, opset: int) -> onnx.ModelProto:
     Raises:
         ConversionError: An operator has no mapping, or its mapping fails.
     """
-    return _mapped(lambda: None, opset, lambda node: None, tflite_path=str(path))
+    with rules():
+        return _mapped(lambda: None, opset, lambda node: None, tflite_path=str(path))
 
 
 def _mapped(

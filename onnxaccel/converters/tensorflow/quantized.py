@@ -1,9 +1,10 @@
 """Quantized TensorFlow Lite graphs in the arithmetic of its kernels.
 
-tf2onnx writes a quantized operator as DequantizeLinear, the real operator, QuantizeLinear. Real numbers fall on the
-other side of a half now and then; one step in the middle of a network is ten behind its softmax. So products,
-additions and averages are written on the integers, rounded as TensorFlow Lite's interpreter rounds on CPU (XNNPACK,
-and its own kernels for averages). Floats hold integers below 2^24 exactly, doubles all others.
+tf2onnx writes a quantized operator as DequantizeLinear, the real operator, QuantizeLinear. Real numbers fall
+on the other side of a half now and then; one step in the middle of a network is ten behind its softmax. So
+products, additions and averages are written on the integers, rounded as TensorFlow Lite's interpreter rounds
+on CPU (XNNPACK, and its own kernels for averages). Floats hold integers below 2^24 exactly, doubles all
+others.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ def _product(model: Model, node: ir.Node) -> None:
 
     weights = constant_of(w.value)
     assert weights is not None
-    # a sum over many inputs may leave a float's 24 bits; onnxruntime multiplies doubles, but does not convolve them
-    long = node.op_type == "MatMul" and 255 * np.abs(weights.astype(np.int64)).sum(-2).max() >= _EXACT
+    # a sum over many inputs may leave a float's 24 bits; onnxruntime multiplies doubles, but convolves none
+    reach = 255 * np.abs(weights.astype(np.int64)).sum(-2).max()
+    long = node.op_type == "MatMul" and reach >= _EXACT
     dtype = ir.DataType.DOUBLE if long else ir.DataType.FLOAT
 
     def integers(value: ir.Value, zero: int) -> ir.Value:

@@ -67,7 +67,7 @@ def tflite_file(path: Path, options: Options) -> Conversion:
 
     conversion = Conversion(model, reference, f"TensorFlow Lite {tf.__version__}", _byte_ranges(sources))
     if any(not np.issubdtype(d["dtype"], np.floating) for d in results.values()):
-        conversion.batch_sizes = INTEGER_FEEDS
+        conversion.batch_sizes, conversion.steps = INTEGER_FEEDS, 1
     return conversion
 
 
