@@ -49,7 +49,7 @@ def calibrate(model: Any, rng: Any) -> None:
     kept = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0
-    feeds = [rng.standard_normal([8, *(d or 24 for d in x.shape[1:])]).astype(x.dtype) for x in model.inputs]
+    feeds = [rng.standard_normal([8, *(d or 96 for d in x.shape[1:])]).astype(x.dtype) for x in model.inputs]
     model(feeds if len(feeds) > 1 else feeds[0], training=True)
     for layer, momentum in zip(norms, kept, strict=True):
         layer.momentum = momentum
