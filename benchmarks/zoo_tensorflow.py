@@ -4,10 +4,10 @@
 
 Each model has random weights; batch normalization's statistics are taken from a batch, so that outputs are
 not degenerate. It is saved as .keras and converted from the file, once for inference and once in trainable
-form; the networks of keras.applications each in a process of its own, which loads, converts and compares. For
-each: the largest relative error between Keras and the converted model (random inputs, batches of 2 and 3),
-seconds of the conversion (load, convert, compare; the machine was busy), the process's peak memory, transposes in the graph, loops in the graph, and how many of Keras's trainable
-parameters the trainable form kept.
+form; the networks of keras.applications each in a process of its own, which loads, converts and compares.
+For each: the largest relative error between Keras and the converted model (random inputs, batches of 2 and
+3), seconds of the conversion (load, convert, compare), the process's peak memory, transposes in the graph,
+loops in the graph, and how many of Keras's trainable parameters the trainable form kept.
 """
 
 from __future__ import annotations

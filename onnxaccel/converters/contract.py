@@ -64,6 +64,8 @@ class Conversion:
             and their integers are fed where the source takes no random ones (lengths, offsets).
         rows: Names of outputs that are a set of rows (a detector's boxes): their order does not count.
         steps: By how many integers outputs of integers may differ from the reference.
+        step: A rounding step of the source's own arithmetic, relative to the largest value: errors up to it
+            are allowed.
         close: Releases what ``reference`` holds (a subprocess, a session).
     """
 
@@ -75,4 +77,5 @@ class Conversion:
     example: Arrays = field(default_factory=dict)
     rows: frozenset[str] = frozenset()
     steps: int = 0
+    step: float = 0.0
     close: Callable[[], None] = lambda: None

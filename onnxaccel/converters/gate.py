@@ -79,6 +79,7 @@ def verify(conversion: Conversion, tolerance: float, seed: int = 0) -> float:
     if conversion.reference is None:
         raise ConversionError(f"nothing to compare with: {conversion.reference_name}; or pass --no-verify")
     model = conversion.model
+    tolerance = max(tolerance, conversion.step)
     rng = np.random.default_rng(seed)
     session = Session(model)
     worst = 0.0

@@ -60,25 +60,32 @@ class Target:
     high: int
 
 
-def exact(model: Model) -> None:
-    """Write quantized products, additions and averages in integer arithmetic, in place."""
-    rules: dict[str, Callable[[Model, ir.Node], None]] = {
+def exact(model: Model) -> bool:
+    """Write quantized products, additions and averages in integer arithmetic, in place.
+
+    Returns:
+        Whether there are products that quantize their input as they run ("dynamic range").
+    """
+    rules: dict[str, Callable[[Model, ir.Node], bool]] = {
         "Conv": _product,
         "MatMul": _product,
         "Add": _addition,
         "AveragePool": _average,
     }
-    for node in list(model.graph):
-        if node.op_type in rules:
-            rules[node.op_type](model, node)
+    dynamic = [rules[node.op_type](model, node) for node in list(model.graph) if node.op_type in rules]
     ir.passes.Sequential(passes.RemoveUnusedNodesPass(), passes.TopologicalSortPass())(model.ir)
+    return any(dynamic)
 
 
-def _product(model: Model, node: ir.Node) -> None:
+def _product(model: Model, node: ir.Node) -> bool:
     """``zero + round(sum (x - zero_x) w * (scale_x scale_w / scale))``, halves to even, scales in float32."""
     x, w = _dequantized(node.inputs[0]), _dequantized(node.inputs[1])
-    if x is None or w is None or x.scale.size != 1 or w.zero or constant_of(w.value) is None:
-        return
+    if w is None or w.zero or constant_of(w.value) is None:
+        return False
+    if x is None:
+        return _hybrid(model, node, w)
+    if x.scale.size != 1:
+        return False
     result, bias = node.outputs[0], node.inputs[2] if len(node.inputs) > 2 else None
     if node.op_type == "MatMul" and (after := _only_reader(result)) is not None and after.op_type == "Add":
         bias = next(value for value in after.inputs if value is not result)
@@ -87,9 +94,9 @@ def _product(model: Model, node: ir.Node) -> None:
     addend = _dequantized(bias)
     held = constant_of(addend.value) if addend is not None else None
     if target is None or (bias is not None and held is None):
-        return
+        return False
     if held is not None and np.abs(held.astype(np.int64)).max(initial=0) >= _EXACT:
-        return
+        return False
     op = Builder(model.graph, f"{target.node.name}/exact")
 
     weights = constant_of(w.value)
@@ -118,15 +125,59 @@ def _product(model: Model, node: ir.Node) -> None:
     # the Max changes nothing; it keeps onnxruntime from multiplying the factor into the weights
     apart = op.Max(total, np.finfo(np.float32).min)
     scaled = op.Mul(apart, factor if factor.size > 1 else np.float32(factor.item()))
-    _replace(op, target, op.Add(op.node("Round", [scaled])[0], np.float32(target.zero)))
+    _replace(op, target, op.Add(op.Round(scaled), np.float32(target.zero)))
+    return False
 
 
-def _addition(model: Model, node: ir.Node) -> None:
+def _hybrid(model: Model, node: ir.Node, w: Quantized) -> bool:
+    """A product of real numbers with quantized weights ("dynamic range"): it quantizes its input as it runs.
+
+    XNNPACK's qd8: 8 bits between the smallest and the largest number (and 0) of each sample, or of each
+    vector where the kernel is a plain product.
+    """
+    x, weights = node.inputs[0], constant_of(w.value)
+    if x is None or weights is None or weights.dtype != np.int8 or attribute(node, "group", 1) != 1:
+        return False
+    plain = {*weights.shape[2:], *(attribute(node, "strides") or [1])} == {1}
+    axes = [-1] if node.op_type == "MatMul" else [1] if plain else list(range(1, weights.ndim))
+    op = Builder(model.graph, f"{node.name}/dynamic")
+    x.type = x.type or ir.TensorType(ir.DataType.FLOAT)
+    low = op.Min(op.ReduceMin(x, axes, keepdims=1), np.float32(0))
+    high = op.Max(op.ReduceMax(x, axes, keepdims=1), np.float32(0))
+    extent = op.Sub(high, low)
+    one = op.constant(np.float32(1))
+    scale = op.Where(op.Equal(extent, np.float32(0)), one, op.Div(np.float32(255), extent))
+    scale.type = x.type
+    below, above = op.Mul(low, scale), op.Mul(high, scale)
+    nearer = op.Greater(op.Sub(op.Add(below, above), np.float32(1)), np.float32(0))
+    zero = op.Where(nearer, op.Sub(np.float32(-128), below), op.Sub(np.float32(127), above))
+    zero.type = x.type
+    zero = op.Round(op.Clip(zero, np.float32(-128), np.float32(127)))
+    rounded = op.Add(op.Round(op.Mul(x, scale)), zero)
+    integers = op.Sub(op.Clip(rounded, np.float32(-128), np.float32(127)), zero)
+    given = {name: found.value for name, found in node.attributes.items()}
+    total = op.node(node.op_type, [integers, op.Cast(w.value, to=ir.DataType.FLOAT.value)], **given)[0]
+    spatial = [1] * (weights.ndim - 2) if node.op_type == "Conv" else []
+    factor = w.scale.reshape(-1, *spatial) if w.scale.size > 1 else np.float32(w.scale.item())
+    result = op.Mul(op.Max(total, np.finfo(np.float32).min), op.Div(factor, scale))
+    bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is not None:
+        result = op.Add(result, bias.reshape(-1, *spatial))
+    elif len(node.inputs) > 2 and node.inputs[2] is not None:
+        result = op.Add(result, op.Reshape(node.inputs[2], [-1, *spatial]))
+    old = node.outputs[0]
+    result.shape, name = old.shape, old.name
+    ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
+    old.name, result.name = None, name
+    return True
+
+
+def _addition(model: Model, node: ir.Node) -> bool:
     """XNNPACK's qs8-vadd: ``zero + ((a ma + b mb + bias) >> shift)``, the larger factor of 21 bits."""
     a, b = _dequantized(node.inputs[0]), _dequantized(node.inputs[1])
     target = _target(node.outputs[0])
     if a is None or b is None or target is None or a.scale.size != 1 or b.scale.size != 1:
-        return
+        return False
     ratios = [np.float32((side.scale / target.scale).item()) for side in (a, b)]
     shift = 20 - int(np.frexp(max(ratios))[1] - 1)
     factors = [float(np.rint(float(ratio) * 2.0**shift)) for ratio in ratios]
@@ -139,23 +190,25 @@ def _addition(model: Model, node: ir.Node) -> None:
 
     total = op.Add(op.Add(term(a, factors[0]), term(b, factors[1])), np.float64(bias * 2.0**-shift))
     _replace(op, target, op.Add(op.Floor(total), np.float64(target.zero)))
+    return False
 
 
-def _average(model: Model, node: ir.Node) -> None:
+def _average(model: Model, node: ir.Node) -> bool:
     """The mean of the integers themselves, halves away from zero: input and output are quantized alike."""
     x, target = _dequantized(node.inputs[0]), _target(node.outputs[0])
     if x is None or target is None or x.scale.size != 1:
-        return
+        return False
     if x.zero != target.zero or not np.isclose(x.scale.item(), target.scale, rtol=1e-6):
-        return
+        return False
     if any(attribute(node, "pads") or []) and x.zero:  # what is padded with is left out of the mean
-        return
+        return False
     op = Builder(model.graph, f"{target.node.name}/exact")
     given = {name: found.value for name, found in node.attributes.items()}
     mean = op.node("AveragePool", [op.Cast(x.value, to=ir.DataType.FLOAT.value)], **given)[0]
     # a quotient is a half or at least 1 / (2 n) away from one; its own rounding is far smaller
     away = op.Mul(op.Sign(mean), op.Floor(op.Add(op.Abs(mean), np.float32(0.5 + 1e-5))))
     _replace(op, target, away)
+    return False
 
 
 def _replace(op: Builder, target: Target, result: ir.Value) -> None:

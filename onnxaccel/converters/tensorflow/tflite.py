@@ -53,7 +53,7 @@ def tflite_file(path: Path, options: Options) -> Conversion:
         value.name = _plain(name_of(value))
     if [*sources, *results] != [*model.input_names(), *model.output_names()]:
         raise ConversionError(f"{path}: its inputs and outputs are not those of the converted graph")
-    exact(model)
+    dynamic = exact(model)
     finish(model, "tflite")
 
     def reference(feed: Arrays) -> Arrays:
@@ -66,6 +66,10 @@ def tflite_file(path: Path, options: Options) -> Conversion:
         return {name: interpreter.get_tensor(detail["index"]) for name, detail in results.items()}
 
     conversion = Conversion(model, reference, f"TensorFlow Lite {tf.__version__}", _byte_ranges(sources))
+    if (
+        dynamic
+    ):  # its activations have 8 bits, and round otherwise where they are equal but for a float's last bit
+        conversion.step = 1 / 255
     if any(not np.issubdtype(d["dtype"], np.floating) for d in results.values()):
         conversion.batch_sizes, conversion.steps = INTEGER_FEEDS, 1
     return conversion
