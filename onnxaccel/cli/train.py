@@ -95,6 +95,9 @@ def train(
     ep: Ep = "auto",
     ep_option: EpOption = None,
     strict_ep: StrictEp = False,
+    engine: Annotated[
+        str, typer.Option(help="graph, or ort-training: onnxruntime's own packages up to 1.19.2.")
+    ] = "graph",
     threads: Threads = 0,
     clip_norm: Annotated[
         float | None, typer.Option(help="Scale gradients down to this norm, all together.")
@@ -184,6 +187,7 @@ def train(
         ema=ema,
         freeze=freeze or (),
         num_classes=num_classes,
+        engine=engine,
         detect_anomaly=detect_anomaly,
     )
     augmentation = Augmentation(flip, crop, brightness, contrast, saturation)

@@ -25,8 +25,9 @@ from onnxaccel.graph.normalize import normalize
 from onnxaccel.graph.optimizers import AdamW, Optimizer
 from onnxaccel.graph.recipe import Recipe
 from onnxaccel.graph.schedules import Constant, Moment, Schedule, create
-from onnxaccel.graph.training import CORRECT, evaluation_step, training_step
+from onnxaccel.graph.training import CORRECT, evaluation_step
 from onnxaccel.graph.update import AVERAGE
+from onnxaccel.runtime import engines
 from onnxaccel.runtime.anomaly import first_wrong
 from onnxaccel.runtime.checkpoint import Checkpoints, Progress
 from onnxaccel.runtime.evaluator import Evaluation, Evaluator
@@ -34,7 +35,6 @@ from onnxaccel.runtime.history import Epoch, History, Monitor, Tick
 from onnxaccel.runtime.interrupt import Impatient, Interruption
 from onnxaccel.runtime.metrics import made
 from onnxaccel.runtime.providers import Provider, resolve
-from onnxaccel.runtime.stepper import Stepper
 from onnxaccel.runtime.tensorboard import Scalars
 
 Inputs = npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | Mapping[str, npt.NDArray[Any]]
@@ -79,6 +79,8 @@ class Trainer:
         clip_value: Largest absolute value of a gradient's element.
         accumulate: Batches per update of the parameters.
         ema: Decay of an average of the parameters, which is then what is evaluated and exported.
+        engine: "graph", our gradient graph on any onnxruntime, or "ort-training", see
+            `onnxaccel.runtime.engines.ort_training`.
 
     Raises:
         UnsupportedOperator: An operator between the loss and a parameter has no gradient rule.
@@ -102,6 +104,7 @@ class Trainer:
         clip_value: float | None = None,
         accumulate: int = 1,
         ema: float | None = None,
+        engine: str = "graph",
     ) -> None:
         self.optimizer = optimizer or AdamW()
         self.loss = as_loss(loss)
@@ -117,9 +120,11 @@ class Trainer:
             self._model = replace_head(self._model, num_classes, seed)
         trained = frozen(self._model, freeze) if freeze else self._model
         self.recipe = Recipe(clip_norm, clip_value, accumulate, ema)
-        step = training_step(trained, self.loss, self.optimizer, self.recipe, metrics=metrics, seed=seed)
-        self._stepper = Stepper(step, self.provider, threads)
-        self._step = step
+        self.engine = engine
+        self._stepper = engines.start(
+            engine, trained, self.loss, self.optimizer, self.recipe, self.provider, threads, metrics, seed
+        )
+        self._step = self._stepper.step
         self._evaluators: dict[tuple[str, ...], Evaluator] = {}
         self._progress = Progress()
         self._best: dict[str, npt.NDArray[Any]] | None = None
@@ -268,6 +273,7 @@ class Trainer:
             progress.steps,
             samples / seconds if seconds else 0.0,
             self.provider.name,
+            self.engine,
         )
 
     def keep_best(self) -> None:

@@ -1,0 +1,46 @@
+"""What advances a training run by one batch: our own gradient graphs, or onnxruntime's training packages."""
+
+from __future__ import annotations
+
+from onnxaccel.errors import ProviderError, TrainingError
+from onnxaccel.graph.losses import Loss
+from onnxaccel.graph.model import Model
+from onnxaccel.graph.optimizers import Optimizer
+from onnxaccel.graph.recipe import Recipe
+from onnxaccel.graph.training import training_step
+from onnxaccel.runtime.engines.ort_training import OrtTrainingStepper
+from onnxaccel.runtime.providers import Provider
+from onnxaccel.runtime.stepper import Stepper
+
+NAMES = ("graph", "ort-training")
+"""What ``--engine`` takes."""
+
+
+def start(
+    engine: str,
+    model: Model,
+    loss: Loss,
+    optimizer: Optimizer,
+    recipe: Recipe,
+    provider: Provider,
+    threads: int,
+    metrics: bool,
+    seed: int,
+) -> Stepper | OrtTrainingStepper:
+    """The engine of that name, with the model at its start.
+
+    Raises:
+        TrainingError: There is no such engine, or it lacks what is asked of it.
+        ProviderError: It is not installed, or does not run on the provider.
+        UnsupportedOperator: It has no gradient for an operator of the model.
+    """
+    if engine == "graph":
+        step = training_step(model, loss, optimizer, recipe, metrics=metrics, seed=seed)
+        return Stepper(step, provider, threads)
+    if engine != "ort-training":
+        raise TrainingError(f"unknown engine {engine!r}; choose one of {', '.join(NAMES)}")
+    if provider.name != "cpu":
+        raise ProviderError("engine ort-training runs on the CPU only; add --ep cpu")
+    if recipe != Recipe():
+        raise TrainingError("engine ort-training neither clips, accumulates nor averages; leave that out")
+    return OrtTrainingStepper(model, loss, optimizer, threads)
