@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +30,7 @@ from onnxaccel.cli.options import (
     with_preprocessing,
     writable,
 )
-from onnxaccel.cli.output import print_json
+from onnxaccel.cli.output import print_json, say
 from onnxaccel.cli.solve import train_by_solver
 
 
@@ -147,6 +149,10 @@ def train(
     mean: Mean = None,
     scale: Scale = None,
     layout: Layout = None,
+    workers: Annotated[
+        int,
+        typer.Option(help="Processes on this machine that share each batch.", min=1),
+    ] = 1,
     output: Out = None,
     json_: Json = False,
 ) -> None:
@@ -155,13 +161,19 @@ def train(
     from onnxaccel.graph import losses, schedules
     from onnxaccel.graph.optimizers import NO_DECAY_ON_BIAS_AND_NORM, create
     from onnxaccel.report.terminal import EpochDisplay, show_epochs
+    from onnxaccel.runtime.distributed import size_of_group
     from onnxaccel.runtime.history import Monitor
+    from onnxaccel.runtime.launch import launch
     from onnxaccel.runtime.trainer import Trainer
 
     target = writable(output or model.with_suffix(".trained.onnx"))
     if solver is not None:
+        if workers > 1:
+            raise typer.BadParameter("--solver trains in one process; leave out --workers")
         loaded = with_preprocessing(model, mean, scale, layout)
         return train_by_solver(context, loaded, solver, provider_of(ep, ep_option, strict_ep), target)
+    if workers > 1 and size_of_group() == 1:
+        raise typer.Exit(launch(sys.argv[1:], workers, say=say))
     given = {"lr": lr, "momentum": momentum, "nesterov": nesterov or None, "weight_decay": weight_decay}
     settings = {name: value for name, value in given.items() if value is not None}
     for text in optimizer_option or ():
@@ -191,7 +203,7 @@ def train(
         detect_anomaly=detect_anomaly,
     )
     augmentation = Augmentation(flip, crop, brightness, contrast, saturation)
-    with EpochDisplay(epochs) as display:
+    with EpochDisplay(epochs) if trainer.leads else nullcontext() as display:
         history = trainer.fit(
             data,
             val,
@@ -206,8 +218,10 @@ def train(
             keep=keep,
             resume=resume,
             logdir=logdir,
-            on_tick=display.tick,
+            on_tick=display.tick if display is not None else lambda tick: None,
         )
+    if not trainer.leads:
+        return
     if best or early_stopping is not None:
         trainer.keep_best()
     trainer.export(target)

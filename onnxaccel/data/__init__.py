@@ -60,12 +60,22 @@ def batches(
     shuffle: bool = True,
     window: tuple[int, int] | None = None,
     augmentation: Augmentation | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Loader:
     """One pass over ``source`` in batches that fit ``model`` and, where given, ``loss``; see `Loader`."""
     targets = Targets.of(model, loss) if loss is not None else None
     preparation = Preparation.of(model, targets.input if targets is not None else None)
     return Loader(
-        as_dataset(source), preparation, batch_size, seed, epoch, targets, shuffle, window, augmentation
+        as_dataset(source),
+        preparation,
+        batch_size,
+        seed,
+        epoch,
+        targets,
+        shuffle,
+        window,
+        augmentation,
+        share,
     )
 
 

@@ -39,6 +39,7 @@ class Loader:
         window: Instead of one pass: the samples from number ``start`` to ``stop`` of the data set in its own
             order, again and again.
         augmentation: Random changes to images in training.
+        share: Which part of each batch this process takes: number and how many there are.
     """
 
     dataset: Dataset
@@ -50,6 +51,7 @@ class Loader:
     shuffle: bool = True
     window: tuple[int, int] | None = None
     augmentation: Augmentation | None = None
+    share: tuple[int, int] = (0, 1)
 
     def __len__(self) -> int:
         start, stop = self.window or (0, len(self.dataset))
@@ -90,11 +92,14 @@ class Loader:
         self, first: int, ready: queue.Queue[Batch | BaseException | None], stop: threading.Event
     ) -> None:
         try:
-            order = self.order()
+            order, (number, shares) = self.order(), self.share
             for start in range(first * self.batch_size, len(order), self.batch_size):
                 if stop.is_set():
                     return
-                indices = order[start : start + self.batch_size]
+                indices = order[start : start + self.batch_size][number::shares]
+                count = len(indices)
+                if not count:  # fewer samples than shares: this one is empty, and shaped like the others
+                    indices = order[start : start + 1]
                 x, y = self.dataset.take(indices, self.preparation.size)
                 if self.augmentation is not None and self.seed is not None:
                     planar = self.preparation.is_planar(x)
@@ -103,8 +108,10 @@ class Loader:
                     x = images.transpose(0, 3, 1, 2) if planar else images
                 if self.targets is not None:
                     y = self.targets(y, indices, self.dataset.source)
-                rng = None if self.seed is None else np.random.default_rng([self.seed, self.epoch, start])
-                feed = {self.preparation.name: self.preparation(x, self.dataset.source, rng)}
+                draw = None if self.seed is None else [self.seed, self.epoch, start + number]
+                rng = None if draw is None else np.random.default_rng(draw)
+                feed = {self.preparation.name: self.preparation(x, self.dataset.source, rng)[:count]}
+                y = y[:count]
                 if self.targets is not None and self.targets.input is not None:
                     feed[self.targets.input] = y
                 ready.put((feed, y))

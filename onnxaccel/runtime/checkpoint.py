@@ -138,6 +138,10 @@ class Checkpoints:
             raise OutputError(f"{self.folder}: the checkpoint cannot be written ({error})") from None
         self._ours = self._ours[-self.keep :]
 
+    def exists(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return bool(self._numbered())
+
     def latest(self) -> tuple[State, Progress]:
         """The newest checkpoint.
 

@@ -70,6 +70,8 @@ class Evaluator:
         samples = 0
         metrics = made(self._metrics)
         for feed, target in data:
+            if not len(target):  # this process's share of a last batch of few samples
+                continue
             results = self._batch(feed, target, weights or {})
             for metric in metrics.values():
                 metric.add(results[SCORES], target)

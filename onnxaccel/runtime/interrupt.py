@@ -43,6 +43,11 @@ class Interruption:
             yield item
         self.check()
 
+    @property
+    def noted(self) -> bool:
+        """Whether a signal has come."""
+        return self._noted
+
     def check(self) -> None:
         """Raise KeyboardInterrupt when a signal has come."""
         if self._noted:

@@ -19,6 +19,7 @@ from onnxaccel.graph.losses import TARGET
 from onnxaccel.graph.model import SessionSettings
 from onnxaccel.graph.training import CORRECT, LEARNING_RATE, LOSS, TrainingStep
 from onnxaccel.graph.update import FIRST
+from onnxaccel.runtime.distributed import PeerLost
 from onnxaccel.runtime.providers import Provider
 from onnxaccel.runtime.session import Session, short
 
@@ -42,7 +43,7 @@ class Stepper:
         self.step = step
         graphs = [step.model] if step.update is None else [step.model, step.update]
         self._sessions = [Session(graph, provider, threads, SETTINGS) for graph in graphs]
-        self._device = provider.device
+        self._device, self._device_id = provider.device, provider.device_id
         self._buffers = [self._allocate(step.initial), self._allocate(step.initial)]
         self._rate = self._value(np.zeros((), np.float32))
         self._first = self._value(np.ones((), np.bool_))
@@ -99,12 +100,19 @@ class Stepper:
             if TARGET in self._sessions[0].input_names:
                 binding.bind_cpu_input(TARGET, np.ascontiguousarray(target))
             self._run(0)
+            self._after_gradients(first, last)
             if last and len(self._sessions) > 1:
                 self._run(1)
+        except PeerLost:
+            raise
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             raise TrainingError(f"the training step does not run on this batch: {short(error)}") from None
         counted = self._results.get(CORRECT)
         return float(self._results[LOSS].numpy()), float("nan") if counted is None else float(counted.numpy())
+
+    def counted(self, samples: int) -> int:
+        """How many samples the last step saw, of which this process gave ``samples``."""
+        return samples
 
     def buffers(self) -> dict[str, ort.OrtValue]:
         """Everything that is carried as it lies on the device now; valid until the next step."""
@@ -141,10 +149,13 @@ class Stepper:
             buffers[name].update_inplace(np.array(array, order="C"))
 
     def _value(self, array: npt.NDArray[Any]) -> ort.OrtValue:
-        return ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self._device, 0)
+        return ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self._device, self._device_id)
 
     def _allocate(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, ort.OrtValue]:
         return {name: self._value(array) for name, array in arrays.items()}
+
+    def _after_gradients(self, first: bool, last: bool) -> None:
+        """What is done with the gradients of a batch before the update; here nothing."""
 
     def _run(self, index: int) -> None:
         self._sessions[index].raw.run_with_iobinding(self._binding(index))

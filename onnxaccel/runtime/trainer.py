@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from onnxaccel.graph.recipe import Recipe
 from onnxaccel.graph.schedules import Constant, Moment, Schedule, create
 from onnxaccel.graph.training import CORRECT, evaluation_step
 from onnxaccel.graph.update import AVERAGE
-from onnxaccel.runtime import engines
+from onnxaccel.runtime import distributed, engines
 from onnxaccel.runtime.anomaly import first_wrong
 from onnxaccel.runtime.checkpoint import Checkpoints, Progress
+from onnxaccel.runtime.distributed import Group, PeerLost
 from onnxaccel.runtime.evaluator import Evaluation, Evaluator
 from onnxaccel.runtime.history import Epoch, History, Monitor, Tick
 from onnxaccel.runtime.interrupt import Impatient, Interruption
@@ -112,7 +113,8 @@ class Trainer:
         self.provider = resolve(ep)
         if not self.provider.trains:
             raise ProviderError(f"{self.provider.name} is for inference; train with --ep cpu or --ep cuda")
-        self._threads = threads
+        self._group = distributed.join(self.provider.device)
+        self._threads = threads = distributed.threads_each(threads)
         self._detect_anomaly = detect_anomaly
         self._model = as_model(model).copy()
         normalize(self._model)
@@ -122,13 +124,27 @@ class Trainer:
         self.recipe = Recipe(clip_norm, clip_value, accumulate, ema)
         self.engine = engine
         self._stepper = engines.start(
-            engine, trained, self.loss, self.optimizer, self.recipe, self.provider, threads, metrics, seed
+            engine,
+            trained,
+            self.loss,
+            self.optimizer,
+            self.recipe,
+            self.provider,
+            threads,
+            metrics,
+            seed,
+            self._group,
         )
         self._step = self._stepper.step
         self._evaluators: dict[tuple[str, ...], Evaluator] = {}
         self._progress = Progress()
         self._best: dict[str, npt.NDArray[Any]] | None = None
         self._pending = 0  # batches since the last update
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process reports and writes files: the first of several, or the only one."""
+        return self._group is None or self._group.leads
 
     @property
     def parameters(self) -> list[str]:
@@ -212,9 +228,11 @@ class Trainer:
         per_step = batch_size * self.recipe.accumulate
         schedule = schedule.over(epochs, steps_per_epoch or -(-len(data) // per_step))
         monitor = monitor or Monitor()
-        store = Checkpoints(checkpoint_folder, keep) if checkpoint_folder is not None else None
-        if resume and store is None:
+        if resume and checkpoint_folder is None:
             raise CheckpointError("resuming needs the checkpoint folder")
+        store = Checkpoints(checkpoint_folder, keep) if checkpoint_folder is not None and self.leads else None
+        if distributed.restarted():  # in the place of processes of which one died
+            resume = self._from_first(store is not None and store.exists())
         self._progress.settings = {
             "optimizer": repr(self.optimizer),
             "loss": repr(self.loss),
@@ -230,10 +248,10 @@ class Trainer:
         with ExitStack() as stack:
             if store is not None:
                 stack.enter_context(store.held(resume))
-                if resume:
-                    self._resume(store)
+            if resume:
+                self._resume(store)
             progress = self._progress
-            scalars = stack.enter_context(Scalars(logdir)) if logdir is not None else None
+            scalars = stack.enter_context(Scalars(logdir)) if logdir is not None and self.leads else None
             interruption = stack.enter_context(Interruption())
             run = _Run(
                 data,
@@ -253,6 +271,8 @@ class Trainer:
             try:
                 while progress.epoch < epochs and not monitor.is_over(self._epochs()):
                     samples += self._train_epoch(run)
+                    if self._group is not None:
+                        self._group.check_equal(self._stepper.state())
                     result = self._finish_epoch(run)
                     on_epoch(progress.epoch - 1, result)
                     best = monitor.best(self._epochs()) == progress.epoch - 1
@@ -263,10 +283,14 @@ class Trainer:
                         store.save(self._stepper.state(), progress, best=best)
             except Impatient:  # perhaps in the middle of a step
                 raise
-            except KeyboardInterrupt:
-                if store is not None:
+            except (KeyboardInterrupt, PeerLost) as error:
+                if isinstance(error, PeerLost) and not interruption.noted:
+                    raise
+                if (
+                    store is not None
+                ):  # the state is whole, also where another process heeded the signal first
                     store.save(self._stepper.state(), progress)
-                raise
+                raise KeyboardInterrupt from None
         seconds = time.perf_counter() - started
         return History(
             self._epochs(),
@@ -309,6 +333,7 @@ class Trainer:
             loss=self.loss,
             window=self._window(run),
             augmentation=run.augmentation,
+            share=self._share,
         )
         results = [e.loss if e.val_loss is None else e.val_loss for e in self._epochs()]
         sums = progress.partial or {"loss": 0.0, "correct": 0.0, "samples": 0.0, "seconds": 0.0}
@@ -321,12 +346,13 @@ class Trainer:
                 last = progress.batch + 1 == len(loader)
                 value, right = self._advance(feed, target, lr, last)
                 now = time.perf_counter()
-                sums["loss"] += value * len(target)
+                count = self._stepper.counted(len(target))
+                sums["loss"] += value * count
                 sums["correct"] += right
-                sums["samples"] += len(target)
+                sums["samples"] += count
                 sums["seconds"] += now - before
                 before = now
-                seen += len(target)
+                seen += count
                 progress.batch += 1
                 progress.steps += not self._pending
                 tick = Tick(
@@ -383,10 +409,22 @@ class Trainer:
         if key not in self._evaluators:
             graph = evaluation_step(self._model, self.loss, self._fed(), scores=bool(metrics))
             self._evaluators[key] = Evaluator(graph, self.provider, self._threads, metrics)
-        loader = batches(data, self._model, batch_size, loss=self.loss)
+        group = self._group if not metrics and len(data) >= self._share[1] else None
+        share = self._share if group is not None else (0, 1)
+        loader = batches(data, self._model, batch_size, loss=self.loss, share=share)
         buffers = self._stepper.buffers()
         averages = {name: buffers.get(name + AVERAGE, buffers[name]) for name in self._fed()}
-        return self._evaluators[key].run(interruption.between(loader), averages)
+        found = self._evaluators[key].run(interruption.between(loader), averages)
+        return found if group is None else _together(found, group)
+
+    @property
+    def _share(self) -> tuple[int, int]:
+        """Which part of each batch is this process's."""
+        return (0, 1) if self._group is None else (self._group.rank, self._group.size)
+
+    def _from_first(self, thing: Any) -> Any:
+        """What the first process has."""
+        return thing if self._group is None else self._group.from_first(thing)
 
     def _epochs(self) -> list[Epoch]:
         return [Epoch(**entry) for entry in self._progress.history]
@@ -458,19 +496,36 @@ class Trainer:
         """What of the best epoch is kept: parameters, running statistics, averages."""
         return self._fed() + [name for name in self._step.carried if name.endswith(AVERAGE)]
 
-    def _resume(self, store: Checkpoints) -> None:
-        state, progress = store.latest()
+    def _resume(self, store: Checkpoints | None) -> None:
+        """Take over the newest checkpoint, which the process that has the store reads for all."""
+        found = None
+        if store is not None:
+            state, progress = store.latest()
+            self._check_settings(store, progress)
+            found = state, progress, store.best()
+        state, self._progress, best = self._from_first(found)
+        self._pending = self._progress.batch % self.recipe.accumulate
         try:
             self._stepper.load(state)
         except ModelError as error:
-            raise CheckpointError(f"{store.folder}: the checkpoint is of another model: {error}") from None
+            raise CheckpointError(f"the checkpoint is of another model: {error}") from None
+        self._best = {name: best[name] for name in self._kept()} if best is not None else None
+
+    def _check_settings(self, store: Checkpoints, progress: Progress) -> None:
         for name, here in self._progress.settings.items():
             there = progress.settings.get(name)
             if there != here:
                 raise CheckpointError(
                     f"{store.folder}: the checkpoint was written with {name} {there}, not {here}"
                 )
-        self._progress = progress
-        self._pending = progress.batch % self.recipe.accumulate
-        best = store.best()
-        self._best = {name: best[name] for name in self._kept()} if best is not None else None
+
+
+def _together(part: Evaluation, group: Group) -> Evaluation:
+    """The evaluation of the whole, from those of the parts that the processes of a group took."""
+    right = (part.accuracy or 0.0) * part.samples
+    loss, right, samples = group.sums(part.loss * part.samples, right, part.samples)
+    accuracy = None if part.accuracy is None else right / samples
+    rate = part.samples_per_second * samples / part.samples if part.samples else 0.0
+    return replace(
+        part, loss=loss / samples, accuracy=accuracy, samples=int(samples), samples_per_second=rate
+    )

@@ -8,12 +8,18 @@ from onnxaccel.graph.model import Model
 from onnxaccel.graph.optimizers import Optimizer
 from onnxaccel.graph.recipe import Recipe
 from onnxaccel.graph.training import training_step
+from onnxaccel.runtime.distributed import Group
 from onnxaccel.runtime.engines.ort_training import OrtTrainingStepper
+from onnxaccel.runtime.parallel import ParallelStepper
 from onnxaccel.runtime.providers import Provider
 from onnxaccel.runtime.stepper import Stepper
 
 NAMES = ("graph", "ort-training")
 """What ``--engine`` takes."""
+
+
+_MASKS = 1_000_003
+"""Distance between the seeds from which the processes of a group draw their masks of Dropout."""
 
 
 def start(
@@ -26,8 +32,9 @@ def start(
     threads: int,
     metrics: bool,
     seed: int,
+    group: Group | None = None,
 ) -> Stepper | OrtTrainingStepper:
-    """The engine of that name, with the model at its start.
+    """The engine of that name, with the model at its start; in a group each process has its own.
 
     Raises:
         TrainingError: There is no such engine, or it lacks what is asked of it.
@@ -35,10 +42,16 @@ def start(
         UnsupportedOperator: It has no gradient for an operator of the model.
     """
     if engine == "graph":
-        step = training_step(model, loss, optimizer, recipe, metrics=metrics, seed=seed)
-        return Stepper(step, provider, threads)
+        if group is None:
+            step = training_step(model, loss, optimizer, recipe, metrics=metrics, seed=seed)
+            return Stepper(step, provider, threads)
+        own = seed + _MASKS * group.rank
+        step = training_step(model, loss, optimizer, recipe, metrics=metrics, seed=own, split=True)
+        return ParallelStepper(step, provider, threads, group)
     if engine != "ort-training":
         raise TrainingError(f"unknown engine {engine!r}; choose one of {', '.join(NAMES)}")
+    if group is not None:
+        raise TrainingError("engine ort-training trains in one process; leave out --workers")
     if provider.name != "cpu":
         raise ProviderError("engine ort-training runs on the CPU only; add --ep cpu")
     if recipe != Recipe():

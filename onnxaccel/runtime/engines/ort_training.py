@@ -101,6 +101,10 @@ class OrtTrainingStepper:
         self._module.lazy_reset_grad()
         return float(value), float("nan")
 
+    def counted(self, samples: int) -> int:
+        """How many samples the last step saw; all of them are this process's."""
+        return samples
+
     def buffers(self) -> dict[str, ort.OrtValue]:
         """The parameters as they are now."""
         return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ import onnxruntime as ort
 
 from onnxaccel.errors import ProviderError
 from onnxaccel.runtime.providers import libraries, plugin
-from onnxaccel.runtime.providers.options import cache_folder, defaults, distribute
+from onnxaccel.runtime.providers.options import KNOWN, cache_folder, defaults, distribute
 from onnxaccel.runtime.providers.probe import probe
 
 NAMES = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx", "openvino")
@@ -59,6 +60,11 @@ class Provider:
     def device(self) -> str:
         """onnxruntime's device type of buffers: "cpu" or "cuda"."""
         return "cuda" if self.name in ("cuda", "tensorrt") else "cpu"
+
+    @property
+    def device_id(self) -> int:
+        """The number of the device."""
+        return int(self.options.get(self.name, {}).get("device_id", 0))
 
     @property
     def trains(self) -> bool:
@@ -105,6 +111,9 @@ def resolve(ep: str | Provider, options: Mapping[str, str] | None = None, strict
         raise ProviderError(f"execution provider {name!r} is not usable here: {problem}")
     versions = f"ort{ort.__version__}-trt{libraries.tensorrt_version()}" if "tensorrt" in name else ""
     merged = {n: defaults(n, versions) | given[n] for n in _chain(name)}
+    if "LOCAL_RANK" in os.environ:  # of several processes on one machine each takes a device of its own
+        for own in (n for n in merged if "device_id" in KNOWN[n]):
+            merged[own].setdefault("device_id", os.environ["LOCAL_RANK"])
     if "tensorrt" in name:
         cache_folder(name, versions).mkdir(parents=True, exist_ok=True)
     return Provider(name, merged, strict)
