@@ -41,12 +41,13 @@ def train(
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     val: Annotated[str | None, typer.Option(help="Validation data, evaluated after each epoch.")] = None,
     loss: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="cross_entropy, nll, multi_margin, mse, l1, huber, smooth_l1, bce, bce_with_logits, kl_div, "
-            "hinge, cosine, or output: a number that the model itself computes."
+            "hinge, cosine, or output: a number that the model itself computes. By default that of a Caffe "
+            "network's own head, else cross_entropy."
         ),
-    ] = "cross_entropy",
+    ] = None,
     loss_option: Annotated[
         list[str] | None,
         typer.Option(help="A setting of the loss, by torch's name: label_smoothing=0.1; repeatable."),
@@ -186,9 +187,11 @@ def train(
     for text in schedule_option or ():
         schedule_settings |= settings_of(text, "--schedule-option")
     rates = schedules.create(schedule, schedule_settings)
+    loaded = with_preprocessing(model, mean, scale, layout)
+    loss, own = (loss, {}) if loss else losses.fitting(loaded.metadata.heads)
     trainer = Trainer(
-        with_preprocessing(model, mean, scale, layout),
-        loss=losses.create(loss, loss_settings),
+        loaded,
+        loss=losses.create(loss, own | loss_settings),
         optimizer=create(optimizer, settings | {"groups": groups}),
         ep=provider_of(ep, ep_option, strict_ep),
         seed=seed,

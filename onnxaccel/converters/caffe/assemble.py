@@ -285,7 +285,10 @@ def heads(net: list[Layer]) -> list[dict[str, Any]]:
 
 
 def _set_outputs(graph: ir.Graph, builder: NetBuilder, outputs: dict[str, ir.Value]) -> None:
+    inputs = {value.name for value in graph.inputs}
     for name, value in outputs.items():
+        if name in inputs:
+            raise ConversionError(f"output {name!r} has the name of an input; give its layer another top")
         if value.producer() is None or value.is_graph_output():
             shape = value.shape
             value = builder.op.Identity(value)

@@ -19,6 +19,7 @@ from onnxaccel.graph.losses.base import (
     loss,
 )
 from onnxaccel.graph.losses.classes import NLL, CrossEntropy, MultiMargin
+from onnxaccel.graph.losses.heads import fitting
 from onnxaccel.graph.losses.values import (
     BCE,
     L1,
@@ -55,5 +56,6 @@ __all__ = [
     "Written",
     "as_loss",
     "create",
+    "fitting",
     "loss",
 ]

@@ -141,6 +141,12 @@ CASES: dict[str, tuple[str, dict[str, list[Any]], type[AccelError], str]] = {
         "larger than its bottom",
     ),
     "groups": (conv("num_output: 2 kernel_size: 1 group: 3"), GOOD, ConversionError, "3 groups"),
+    "an output called like an input": (
+        layer("ReLU", "data", "data", name="x"),
+        {},
+        ConversionError,
+        "output 'data' has the name of an input",
+    ),
     "too few bottoms": (layer("Eltwise", "data", "x"), {}, ConversionError, "one bottom"),
     "bottoms that do not fit": (
         layer("Pooling", "data", "p", "pooling_param { kernel_size: 2 stride: 2 }")

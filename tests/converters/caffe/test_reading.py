@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ import onnxaccel as oa
 from onnxaccel.converters.caffe.net import read_net
 from onnxaccel.converters.caffe.reference import Forward, RealCaffe, caffe_home
 from onnxaccel.converters.caffe.schema import message
+from onnxaccel.errors import TrainingError
+from onnxaccel.graph.losses import fitting
 from onnxaccel.graph.model import unpacked
 from onnxaccel.runtime.session import Session
 from tests.converters.caffe.case import caffemodel, inputs, layer
@@ -298,3 +303,45 @@ def test_data_transformation_is_recorded(mean: str, tmp_path: Path) -> None:
 def test_a_shared_weight_is_one_parameter(tmp_path: Path) -> None:
     model = oa.convert(*NETS["V1 with shared weights"].write(tmp_path), verify=False, trainable=True)
     assert model.metadata.trainable == ["ip1.weight", "ip1.bias"]
+
+
+def test_a_loss_of_our_own_fits_the_head(tmp_path: Path) -> None:
+    files = train_val(tmp_path)
+    model = oa.convert(*files, shapes={"data": (1, 4, 2, 2)}, verify=False)
+    assert fitting(model.metadata.heads) == ("cross_entropy", {"ignore_index": 255})
+    assert fitting([]) == ("cross_entropy", {})
+    with pytest.raises(TrainingError, match=r"trained with HingeLoss \(layer 'l'\)"):
+        fitting([{"type": "HingeLoss", "layer": "l", "loss_weight": 1.0, "settings": {}}])
+
+
+def test_train_takes_the_head_s_loss(tmp_path: Path) -> None:
+    """Targets that are no class labels: cross entropy would refuse them."""
+    text = (
+        layer("HDF5Data", "", "data label", 'hdf5_data_param { source: "list" batch_size: 2 }')
+        + layer("InnerProduct", "data", "ip", DENSE)
+        + layer("EuclideanLoss", "ip label", "loss")
+    )
+    files = Net(text, caffemodel({"ip": DENSE_BLOBS}), {}, []).write(tmp_path)
+    model = oa.convert(*files, shapes={"data": (1, 4, 2, 2)}, verify=False, trainable=True)
+    model.save(tmp_path / "net.onnx")
+    x = random(64, 4, 2, 2)
+    np.savez(tmp_path / "set.npz", x=x, y=x.reshape(64, 16)[:, :3])
+    arguments = ["train", "net.onnx", "--data", "set.npz", "--lr", "0.01", "--scale", "1", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "onnxaccel", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    epochs = json.loads(done.stdout)["epochs"]
+    assert epochs[-1]["loss"] < epochs[0]["loss"] and epochs[0]["accuracy"] is None
+
+
+def test_a_layer_that_caffe_lacks_is_compared_with_opencv(tmp_path: Path) -> None:
+    text = inputs(data=(2, 6, 4, 4)) + layer(
+        "ShuffleChannel", "data", "y", "shuffle_channel_param { group: 3 }"
+    )
+    model = oa.convert(*Net(text, None, {}, []).write(tmp_path))
+    assert model.metadata.max_relative_error == 0
