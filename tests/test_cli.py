@@ -66,7 +66,7 @@ def test_train_evaluate_predict_report_what_they_promise(mlp: Path, tmp_path: Pa
     assert len(prediction["values"]) == 10
 
 
-def test_settings_of_the_optimizer_reach_it(mlp: Path, tmp_path: Path) -> None:
+def test_settings_reach_the_training(mlp: Path, tmp_path: Path) -> None:
     """What the command line says is what the same settings in Python give, bit for bit."""
     out = tmp_path / "trained.onnx"
     options = [
@@ -76,14 +76,17 @@ def test_settings_of_the_optimizer_reach_it(mlp: Path, tmp_path: Path) -> None:
         0.1,
         "--no-decay-bias-norm",
     ]
-    group = ["--group", "fc2.*:lr_mult=0.5,betas=0.8,0.9"]
+    group = ["--group", "fc2.*:lr_mult=0.5,betas=0.8,0.9", "--loss-option", "label_smoothing=0.1"]
+    group += ["--clip-norm", 0.5, "--accumulate", 2, "--ema", 0.9, "--precision", "bf16"]
     document("train", mlp, "--data", DIGITS, "--epochs", 1, *options, *group, "-o", out, "--ep", "cpu")
     groups = [
         *oa.optimizers.NO_DECAY_ON_BIAS_AND_NORM,
         ("fc2.*", {"lr_mult": 0.5, "betas": (0.8, 0.9)}),
     ]
     optimizer = oa.optimizers.AdamW(betas=(0.9, 0.98), amsgrad=True, weight_decay=0.1, groups=groups)
-    trainer = oa.Trainer(mlp, optimizer=optimizer, ep="cpu")
+    loss = oa.losses.CrossEntropy(label_smoothing=0.1)
+    recipe: dict[str, Any] = {"clip_norm": 0.5, "accumulate": 2, "ema": 0.9, "precision": "bf16"}
+    trainer = oa.Trainer(mlp, loss, optimizer, ep="cpu", **recipe)
     trainer.fit(DIGITS, epochs=1)
     found = Model.load(out).weights()
     for name, value in trainer.model().weights().items():

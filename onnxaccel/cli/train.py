@@ -102,6 +102,9 @@ def train(
         str, typer.Option(help="graph, or ort-training: onnxruntime's own packages up to 1.19.2.")
     ] = "graph",
     threads: Threads = 0,
+    precision: Annotated[
+        str, typer.Option(help="fp32; bf16 or fp16 for products in that type, weights in float32.")
+    ] = "fp32",
     clip_norm: Annotated[
         float | None, typer.Option(help="Scale gradients down to this norm, all together.")
     ] = None,
@@ -200,6 +203,7 @@ def train(
         clip_value=clip_value,
         accumulate=accumulate,
         ema=ema,
+        precision=precision,
         freeze=freeze or (),
         num_classes=num_classes,
         engine=engine,

@@ -17,9 +17,10 @@ from onnxaccel.graph.model import Model, name_of, tensor_of
 from onnxaccel.graph.normalize import differentiable, normalize
 from onnxaccel.graph.optimizers import Optimizer
 from onnxaccel.graph.parameters import role_of, trainable
+from onnxaccel.graph.precision import PRECISIONS, to_mixed
 from onnxaccel.graph.recipe import Recipe
 from onnxaccel.graph.training_form import Carried, pool_before_relu, to_training_form
-from onnxaccel.graph.update import FIRST, GRADIENT, WEIGHT, accumulated, check_groups, update
+from onnxaccel.graph.update import FIRST, GRADIENT, SCALE, WEIGHT, accumulated, check_groups, update
 
 LEARNING_RATE = "onnxaccel.learning_rate"
 LOSS = "onnxaccel.loss"
@@ -97,16 +98,23 @@ def training_step(
     op = Builder(graph, prefix="step")
     pool_before_relu(model)
     carried = to_training_form(model, op, seed)
+    recipe = recipe or Recipe()
+    parameters = trainable(model)
+    low = PRECISIONS[recipe.precision]
+    if low is not None:
+        place = model.outputs.index(prediction)
+        to_mixed(model, op, low, parameters)
+        prediction = model.outputs[place]
     result = loss.write(op, prediction, target)
-    parameters = [p for p in trainable(model)]
-    gradients = backward(op, {result.at: result.gradient}, parameters)
+    scale = ir.val(SCALE, ir.DataType.FLOAT, ir.Shape([])) if recipe.scales else None
+    seed_gradient = result.gradient if scale is None else op.Mul(result.gradient, scale)
+    gradients = backward(op, {result.at: seed_gradient}, parameters)
     parameters = [p for p in parameters if p in gradients]
     if not parameters:
         raise ModelError("no trainable parameter influences the loss; convert the model with --trainable")
 
     rate = ir.val(LEARNING_RATE, ir.DataType.FLOAT, ir.Shape([]))
     check_groups(optimizer.groups, roles, [name_of(p) for p in parameters])
-    recipe = recipe or Recipe()
     gradients = {p: gradients[p] for p in parameters}
     second, updated, control = None, list[Carried](), rate
     if split or recipe.accumulate > 1:
@@ -114,13 +122,13 @@ def training_step(
         control = ir.val(FIRST, ir.DataType.BOOL, ir.Shape([]))
         carried += accumulated(op, gradients, result.weight, control)
     else:
-        carried += update(op, optimizer, gradients, rate, roles, recipe)
+        carried += update(op, optimizer, gradients, rate, roles, recipe, scale)
 
     outputs = {LOSS: result.value}
     if metrics and target is not None:
         outputs |= _counted(op, loss, result.scores, target)
     targets = [target] if target is not None else []
-    held = parameters if second is not None else []
+    held = parameters + ([scale] if scale is not None else []) if second is not None else []
     _set_interface(model, [*model.inputs, *targets, control, *held], carried, outputs)
     prune(model)
     carried += updated
@@ -194,7 +202,8 @@ def _update_graph(
     weight = ir.val(WEIGHT, ir.DataType.FLOAT, ir.Shape([]))
     share = op.Reciprocal(op.Where(op.Equal(weight, 0.0), 1.0, weight))
     gradients = {p: op.Mul(total, share) for p, total in zip(own, sums, strict=True)}
-    carried = update(op, optimizer, gradients, rate, roles, recipe)
+    scale = ir.val(SCALE, ir.DataType.FLOAT, ir.Shape([])) if recipe.scales else None
+    carried = update(op, optimizer, gradients, rate, roles, recipe, scale)
     _set_interface(second, [rate, weight, *sums], carried, {})
     return second, carried
 

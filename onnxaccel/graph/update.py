@@ -16,6 +16,9 @@ from onnxaccel.graph.recipe import Recipe
 from onnxaccel.graph.training_form import Carried
 
 STEP = "onnxaccel.step"
+SCALE = "onnxaccel.scale"
+GOOD_STEPS = "onnxaccel.good_steps"
+INITIAL_SCALE, GROWTH_INTERVAL = 2.0**16, 2000
 FIRST = "onnxaccel.first"
 WEIGHT = "onnxaccel.weight"
 GRADIENT = "/gradient"
@@ -31,6 +34,7 @@ def update(
     rate: ir.Value,
     roles: Mapping[str, str | None],
     recipe: Recipe,
+    scale: ir.Value | None = None,
 ) -> list[Carried]:
     """Write the update of all parameters.
 
@@ -41,19 +45,29 @@ def update(
         rate: The learning rate, a float scalar.
         roles: The role of each parameter (see `onnxaccel.graph.parameters.role_of`), by name.
         recipe: How gradients are clipped, and whether averages of the parameters are kept.
+        scale: What the loss was multiplied by; None: it was not.
 
     Returns:
         What the step must carry on: the number of the step where the optimizer counts them, each parameter,
-        its state, and its average.
+        its state, and its average; the scale.
     """
+    finite = None
+    if scale is not None:
+        inverse = op.Reciprocal(scale)
+        gradients = {p: op.Mul(g, inverse) for p, g in gradients.items()}
+        finite = _finite(op, gradients.values())
     gradients = _clipped(op, gradients, recipe)
+
+    def kept(new: ir.Value, old: ir.Value) -> ir.Value:
+        return new if finite is None else op.Where(finite, new, old)
+
     settings = {p: optimizer.for_parameter(name_of(p), roles.get(name_of(p))) for p in gradients}
     carried: list[Carried] = []
     number = None
     if any(own.counts_steps for own, _ in settings.values()):
         counter = ir.val(STEP, ir.DataType.FLOAT, ir.Shape([]))
         number = op.Add(counter, 1.0)
-        carried.append(Carried(counter, number, np.zeros((), np.float32)))
+        carried.append(Carried(counter, kept(number, counter), np.zeros((), np.float32)))
     rates = {1.0: rate}
     for parameter, gradient in gradients.items():
         own, factor = settings[parameter]
@@ -61,16 +75,35 @@ def update(
             rates[factor] = op.Mul(rate, factor)
         slots = [ir.val(f"{parameter.name}/{slot}", parameter.dtype, parameter.shape) for slot in own.slots]
         new, new_slots = own.update(op, parameter, gradient, slots, rates[factor], number)
-        start = tensor_of(parameter)
+        new, start = kept(new, parameter), tensor_of(parameter)
         carried.append(Carried(parameter, new, start))
         carried += [
-            Carried(old, new, np.full_like(start, own.start(slot)))
+            Carried(old, kept(new, old), np.full_like(start, own.start(slot)))
             for slot, old, new in zip(own.slots, slots, new_slots, strict=True)
         ]
         if recipe.ema is not None:
             old = ir.val(f"{parameter.name}{AVERAGE}", parameter.dtype, parameter.shape)
-            carried.append(Carried(old, average(op, old, new, recipe.ema), start))
+            carried.append(Carried(old, kept(average(op, old, new, recipe.ema), old), start))
+    if scale is not None and finite is not None:
+        carried += _rescaled(op, scale, finite)
     return carried
+
+
+def _finite(op: Builder, gradients: Iterable[ir.Value]) -> ir.Value:
+    """Whether all elements of all gradients are finite: 0 times any other is NaN."""
+    return op.Not(op.IsNaN(op.Sum(*(op.ReduceSum(op.Mul(g, 0.0), keepdims=0) for g in gradients))))
+
+
+def _rescaled(op: Builder, scale: ir.Value, finite: ir.Value) -> list[Carried]:
+    """The scale of the next step, by torch.amp.GradScaler's rule with its defaults."""
+    count = ir.val(GOOD_STEPS, ir.DataType.FLOAT, ir.Shape([]))
+    counted = op.Where(finite, op.Add(count, 1.0), 0.0)
+    full = op.GreaterOrEqual(counted, float(GROWTH_INTERVAL))
+    grown = op.Where(full, op.Mul(scale, 2.0), scale)
+    return [
+        Carried(scale, op.Where(finite, grown, op.Mul(scale, 0.5)), np.full((), INITIAL_SCALE, np.float32)),
+        Carried(count, op.Where(full, 0.0, counted), np.zeros((), np.float32)),
+    ]
 
 
 def accumulated(

@@ -82,6 +82,8 @@ class Trainer:
         ema: Decay of an average of the parameters, which is then what is evaluated and exported.
         engine: "graph", our gradient graph on any onnxruntime, or "ort-training", see
             `onnxaccel.runtime.engines.ort_training`.
+        precision: "fp32"; "bf16" or "fp16" for products in that type, with parameters in float32. The CPU has
+            no kernels for these, it computes in float32 and rounds.
 
     Raises:
         UnsupportedOperator: An operator between the loss and a parameter has no gradient rule.
@@ -106,6 +108,7 @@ class Trainer:
         accumulate: int = 1,
         ema: float | None = None,
         engine: str = "graph",
+        precision: str = "fp32",
     ) -> None:
         self.optimizer = optimizer or AdamW()
         self.loss = as_loss(loss)
@@ -121,7 +124,7 @@ class Trainer:
         if num_classes is not None:
             self._model = replace_head(self._model, num_classes, seed)
         trained = frozen(self._model, freeze) if freeze else self._model
-        self.recipe = Recipe(clip_norm, clip_value, accumulate, ema)
+        self.recipe = Recipe(clip_norm, clip_value, accumulate, ema, precision)
         self.engine = engine
         self._stepper = engines.start(
             engine,

@@ -6,6 +6,7 @@ from onnxaccel.errors import ProviderError, TrainingError
 from onnxaccel.graph.losses import Loss
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.optimizers import Optimizer
+from onnxaccel.graph.precision import PRECISIONS, emulate
 from onnxaccel.graph.recipe import Recipe
 from onnxaccel.graph.training import training_step
 from onnxaccel.runtime.distributed import Group
@@ -42,11 +43,14 @@ def start(
         UnsupportedOperator: It has no gradient for an operator of the model.
     """
     if engine == "graph":
+        own = seed if group is None else seed + _MASKS * group.rank
+        split = group is not None
+        step = training_step(model, loss, optimizer, recipe, metrics=metrics, seed=own, split=split)
+        low = PRECISIONS[recipe.precision]
+        if low is not None and provider.device == "cpu":  # which has no kernels for it
+            emulate(step.model, low)
         if group is None:
-            step = training_step(model, loss, optimizer, recipe, metrics=metrics, seed=seed)
             return Stepper(step, provider, threads)
-        own = seed + _MASKS * group.rank
-        step = training_step(model, loss, optimizer, recipe, metrics=metrics, seed=own, split=True)
         return ParallelStepper(step, provider, threads, group)
     if engine != "ort-training":
         raise TrainingError(f"unknown engine {engine!r}; choose one of {', '.join(NAMES)}")
@@ -55,5 +59,7 @@ def start(
     if provider.name != "cpu":
         raise ProviderError("engine ort-training runs on the CPU only; add --ep cpu")
     if recipe != Recipe():
-        raise TrainingError("engine ort-training neither clips, accumulates nor averages; leave that out")
+        raise TrainingError(
+            "engine ort-training neither clips, accumulates nor averages, all in float32; leave that out"
+        )
     return OrtTrainingStepper(model, loss, optimizer, threads)
