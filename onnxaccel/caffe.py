@@ -22,8 +22,8 @@ def save_caffemodel(
 
         save_caffemodel("trained.onnx", "deploy.prototxt", "trained.caffemodel")
 
-    Running statistics are written whole, with a factor of 1. Layers are matched by name: any prototxt of the
-    network will do, with data layers or without.
+    Running statistics are written as Caffe keeps them, so that its training can go on. Layers are matched by
+    name: any prototxt of the network will do, with data layers or without.
 
     Args:
         trained: A model converted from Caffe, or the path of its file.

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxaccel.converters.caffe.schema import message
 from onnxaccel.data import Dataset, open_dataset
+from onnxaccel.data.readers.lmdb import FILE, Database
 from tests.data.databases import datum, write_lmdb
 
 
@@ -67,6 +68,17 @@ def cifar10_quick(folder: Path, shared: Path) -> Recipe:
     )
     net.write_text(layers + _CIFAR10_QUICK)
     return Recipe(net, _solver(folder, _CIFAR10_SOLVER, net, 10), train, test, 100, 10)
+
+
+def reordered(made: Recipe, folder: Path) -> Path:
+    """A solver whose training batches hold the same samples backwards: the same sums, rounded otherwise."""
+    values = Database(made.train / FILE)
+    order = np.arange(len(values)).reshape(-1, made.batch_size)[:, ::-1].ravel()
+    source = write_lmdb(folder / "backwards", [values[int(index)] for index in order])
+    net, solver = folder / "backwards.prototxt", folder / "backwards_solver.prototxt"
+    net.write_text(made.net.read_text().replace(str(made.train), str(source)))
+    solver.write_text(made.solver.read_text().replace(str(made.net), str(net)))
+    return solver
 
 
 def _solver(folder: Path, text: str, net: Path, test_iter: int) -> Path:

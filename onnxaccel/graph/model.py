@@ -130,6 +130,8 @@ class Metadata:
         session: How to run the model, where `onnxaccel optimize` found it out.
         heads: What a Caffe network is trained with: of each loss and accuracy its "layer", "type", "bottoms",
             "tops", "loss_weight" and "settings".
+        running_factors: By BatchNormalization node, the sum of the weights that Caffe's running statistics
+            were averaged with so far, 0 at the start (see `graph.training_form.to_training_form`).
         multipliers: Caffe's lr_mult and decay_mult by parameter, where they are not both 1.
         batch_sizes: Samples per batch that the source trains and tests with, by "train" and "test".
         solver: Caffe's solver, the fields of `onnxaccel.graph.solver.Solver`.
@@ -145,6 +147,7 @@ class Metadata:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     session: SessionSettings | None = None
     heads: list[dict[str, Any]] = field(default_factory=list)
+    running_factors: dict[str, float] = field(default_factory=dict)
     multipliers: dict[str, tuple[float, float]] = field(default_factory=dict)
     batch_sizes: dict[str, int] = field(default_factory=dict)
     solver: dict[str, Any] | None = None

@@ -40,7 +40,9 @@ def to_training_form(model: Model, op: Builder, seed: int = 0) -> list[Carried]:
     Dropout becomes a multiplication by its mask (see `onnxaccel.graph.dropout`). BatchNormalization
     gets momentum 0, so that its two extra outputs are the batch's own mean and (population) variance; the
     running statistics are then ``momentum * running + (1 - momentum) * batch``, the variance with the factor
-    m / (m - 1) over the m values of the batch where ``metadata.running_variance`` is "unbiased".
+    m / (m - 1) over the m values of the batch where ``metadata.running_variance`` is "unbiased". With a
+    factor in ``metadata.running_factors`` they are Caffe's averages: ``f' = momentum f + 1``, and
+    ``(momentum f running + batch) / f'``, so that the first batches count in full.
 
     Args:
         model: A normalised model; changed in place.
@@ -59,10 +61,16 @@ def to_training_form(model: Model, op: Builder, seed: int = 0) -> list[Carried]:
             _dropout_to_training(op, node, masks)
         elif node.op_type == "BatchNormalization":
             unbiased = model.metadata.running_variance == "unbiased"
-            _batch_norm_to_training(op, node, unbiased, carried)
+            factor = model.metadata.running_factors.get(node.name or "")
+            _batch_norm_to_training(op, node, unbiased, carried, factor)
     if masks.draws is not None:
         carried.append(Carried(masks.draws, op.Add(masks.draws, np.uint64(1)), np.zeros((), np.uint64)))
     return carried
+
+
+def running_factor(name: str | None) -> str:
+    """The name under which a step carries on the factor of a BatchNormalization node's statistics."""
+    return f"{name}.running_factor"
 
 
 def pool_before_relu(model: Model) -> None:
@@ -120,7 +128,9 @@ def _dropout_to_training(op: Builder, node: ir.Node, masks: Masks) -> None:
     node.replace_input_with(1, factor)
 
 
-def _batch_norm_to_training(op: Builder, node: ir.Node, unbiased: bool, carried: list[Carried]) -> None:
+def _batch_norm_to_training(
+    op: Builder, node: ir.Node, unbiased: bool, carried: list[Carried], factor: float | None
+) -> None:
     momentum = float(attribute(node, "momentum", 0.9))
     x, _, _, mean, var = node.inputs
     assert x is not None and mean is not None and var is not None
@@ -147,9 +157,17 @@ def _batch_norm_to_training(op: Builder, node: ir.Node, unbiased: bool, carried:
         # one value per channel has no unbiased variance; it is left as it is
         fresh_var = op.Mul(batch_var, op.Div(count, op.Max(op.Sub(count, 1.0), 1.0)))
 
+    kept: float | ir.Value = momentum
+    share: float | ir.Value = 1.0 - momentum
+    if factor is not None:  # Caffe: the statistics are sums, divided by the sum of their batches' weights
+        held = ir.val(running_factor(node.name), ir.DataType.FLOAT, ir.Shape([]))
+        older = op.Mul(held, momentum)
+        total = op.Add(older, 1.0)
+        kept, share = op.Div(older, total), op.Reciprocal(total)
+        carried.append(Carried(held, total, np.array(factor, np.float32)))
     for running, batch in ((mean, batch_mean), (var, fresh_var)):
         before = earlier[running].new if running in earlier else running
         # a factor of 0 would make one node of this product and of the one above, whose buffer is written over
-        new = op.Add(op.Mul(before, momentum), op.Mul(batch, 1.0 - momentum)) if momentum else batch
+        new = op.Add(op.Mul(before, kept), op.Mul(batch, share)) if momentum else batch
         carried[:] = [c for c in carried if c.old is not running]
         carried.append(Carried(running, new, tensor_of(running)))

@@ -26,6 +26,7 @@ from onnxaccel.graph.optimizers import AdamW, Optimizer
 from onnxaccel.graph.recipe import Recipe
 from onnxaccel.graph.schedules import Constant, Moment, Schedule, create
 from onnxaccel.graph.training import CORRECT, evaluation_step
+from onnxaccel.graph.training_form import running_factor
 from onnxaccel.graph.update import AVERAGE
 from onnxaccel.runtime import distributed, engines
 from onnxaccel.runtime.anomaly import first_wrong
@@ -316,6 +317,9 @@ class Trainer:
         """The model in inference form, with weights (or their averages) and statistics as they are now."""
         trained = self._model.copy()
         trained.set_weights(self._weights())
+        factors = trained.metadata.running_factors
+        state = self._stepper.state() if factors else {}
+        factors |= {name: float(state[key]) for name in factors if (key := running_factor(name)) in state}
         return trained
 
     def export(self, path: str | os.PathLike[str]) -> Path:

@@ -18,7 +18,7 @@ _SCRIPT = Path(__file__).resolve().parents[2] / "scripts/caffe_train.py"
 
 needs_caffe = pytest.mark.skipif(caffe_home() is None, reason="no real Caffe here: make caffe builds one")
 
-_TIMEOUT = 600
+_TIMEOUT = 1200
 """Seconds that one training may take."""
 
 Results = dict[str, np.ndarray[Any, Any]]

@@ -15,26 +15,14 @@ from typer.testing import CliRunner
 import onnxaccel as oa
 from onnxaccel.caffe import read_solver, save_caffemodel
 from onnxaccel.cli import app
-from onnxaccel.data.readers.lmdb import FILE, Database
+from onnxaccel.converters.caffe.schema import message
 from onnxaccel.errors import ModelError, OutputError, TrainingError
 from onnxaccel.graph.solver import Solver, loss_of
 from onnxaccel.runtime.history import Tick
 from onnxaccel.runtime.solving import Solved, solve
-from tests.caffe_recipes import Recipe, cifar10_quick, lenet
+from tests.caffe_recipes import Recipe, cifar10_quick, lenet, reordered
 from tests.converters.real_caffe import Job, caffe_train, needs_caffe
 from tests.converters.test_caffe_solvers import files, moved
-from tests.data.databases import write_lmdb
-
-
-def reordered(made: Recipe, folder: Path) -> Path:
-    """A solver whose training batches hold the same samples backwards: the same sums, rounded otherwise."""
-    values = Database(made.train / FILE)
-    order = np.arange(len(values)).reshape(-1, made.batch_size)[:, ::-1].ravel()
-    source = write_lmdb(folder / "backwards", [values[int(index)] for index in order])
-    net, solver = folder / "backwards.prototxt", folder / "backwards_solver.prototxt"
-    net.write_text(made.net.read_text().replace(str(made.train), str(source)))
-    solver.write_text(made.solver.read_text().replace(str(made.net), str(net)))
-    return solver
 
 
 def losses_of(model: oa.Model, solver: Solver, *data: str) -> tuple[Solved, Any]:
@@ -96,6 +84,35 @@ def test_summed_and_clipped_gradients_are_a_real_caffe_s(settings: str, tmp_path
         plain = replace(read_solver(path), max_iter=20, clip_gradients=None)
         other = losses_of(model, plain, str(tmp_path / "db"))[0].trainer.model().weights()
         assert max(moved(model, other, theirs).values()) > 1e-2
+
+
+@needs_caffe
+def test_running_statistics_are_a_real_caffe_s(tmp_path: Path) -> None:
+    """Also where a training starts from none, and goes on from those of a caffemodel."""
+    net, path = files(tmp_path, "base_lr: 0.05 momentum: 0.9")
+    norm = (
+        'layer { name: "norm" type: "BatchNorm" bottom: "conv" top: "conv"'
+        " batch_norm_param { moving_average_fraction: 0.9 } }\n"
+        'layer { name: "scale" type: "Scale" bottom: "conv" top: "conv" scale_param { bias_term: true } }\n'
+    )
+    relu = 'layer { name: "relu"'
+    net.write_text(net.read_text().replace(relu, norm + relu))
+    model = oa.convert(net, solver=path, verify=False)
+    solver, data = replace(read_solver(path), max_iter=12), str(tmp_path / "db")
+    start = save_caffemodel(model, net, tmp_path / "start.caffemodel")
+    for part in ("first", "second"):
+        (theirs,) = caffe_train(Job(path, start, 12))
+        solved, losses = losses_of(model, solver, data)
+        np.testing.assert_allclose(losses, theirs["losses"], rtol=1e-5)
+        saved = save_caffemodel(solved.trainer.model(), net, tmp_path / f"{part}.caffemodel")
+        stored = {
+            layer.name: layer.blobs for layer in message("StoredNet").FromString(saved.read_bytes()).layer
+        }
+        for index in range(3):
+            ours = np.array(stored["norm"][index].data, np.float32)
+            np.testing.assert_allclose(ours, theirs[f"norm/{index}"], rtol=1e-4, atol=1e-5)
+        model, start = oa.convert(net, saved, solver=path), saved
+    assert model.metadata.running_factors["norm"] > 9
 
 
 def test_a_solver_counts_tests_and_resumes_to_the_same_bits(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def _write(net: list[Layer], plan: _Plan, options: Options, dynamic: bool) -> As
     normalize(model)
     meta = model.metadata
     meta.framework, meta.format, meta.running_variance = "caffe", "caffemodel", "unbiased"
-    meta.preprocessing, meta.frozen = preprocessing, builder.frozen
+    meta.preprocessing, meta.frozen, meta.running_factors = preprocessing, builder.frozen, builder.factors
     if options.trainable:
         meta.trainable = [name for name in builder.parameters if name in graph.initializers]
     writers = {name: net[source[0]].name for name, source in plan.outputs.items()}

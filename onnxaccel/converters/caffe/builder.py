@@ -48,6 +48,7 @@ class NetBuilder:
         parameters: Names of the initializers that Caffe would train, in order.
         stored: The blob behind each initializer that holds weights or statistics.
         frozen: Names of nodes that stay in inference mode when the network is trained.
+        factors: What the stored sums of BatchNorm layers are divided by, by layer.
         batch: The first size that the first input declares.
         sole: Whether the layer being written is the only reader of its first bottom.
     """
@@ -59,6 +60,7 @@ class NetBuilder:
         self.parameters: list[str] = []
         self.stored: dict[str, Stored] = {}
         self.frozen: list[str] = []
+        self.factors: dict[str, float] = {}
         self.sole = False
         self.batch: int | None = None
         self._graph = graph

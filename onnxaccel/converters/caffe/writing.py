@@ -74,6 +74,9 @@ def _blobs(model: Model, net: list[Layer], prototxt: Path) -> dict[str, Blobs]:
                 f"in {prototxt}"
             )
         blobs[place.layer.name][place.index] = weights[name].reshape(wanted.shape)
+    for name, factor in model.metadata.running_factors.items():
+        if len(blobs.get(name, ())) == 3:  # a BatchNorm's: sums, and what they are divided by
+            blobs[name] = {index: array * np.float32(factor) for index, array in blobs[name].items()}
     _share(net, blobs)
     return blobs
 

@@ -81,6 +81,7 @@ def batch_norm(net: NetBuilder, layer: Layer, bottoms: list[ir.Value]) -> ir.Val
     mean = net.parameter(layer, "running_mean", 0, channels, train=False, scale=scale)
     var = net.parameter(layer, "running_var", 1, channels, train=False, scale=scale)
     y = net.op.BatchNormalization(x, one, zero, mean, var, epsilon=p.eps, momentum=p.moving_average_fraction)
+    net.factors[layer.name] = factor
     if p.use_global_stats:
         net.frozen.append(layer.name)
     return net.like(y, x, layer)
