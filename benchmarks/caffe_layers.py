@@ -16,10 +16,14 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import onnxaccel as oa  # noqa: E402
 from onnxaccel.converters.caffe.reference import RealCaffe, caffe_home  # noqa: E402
-from tests.converters.caffe.case import Case  # noqa: E402
+from onnxaccel.converters.gate import relative_error, row_error  # noqa: E402
+from onnxaccel.runtime.session import Session  # noqa: E402
+from tests.converters.caffe import test_detection, test_reading  # noqa: E402
+from tests.converters.caffe.case import STORED, Array, Case  # noqa: E402
 from tests.converters.caffe.cases import CASES  # noqa: E402
-from tests.converters.caffe.test_layers import STORED, ask_caffe, worst  # noqa: E402
+from tests.converters.caffe.test_layers import ask_caffe, worst  # noqa: E402
 
 HEAD = """# Caffe's layers, one by one
 
@@ -41,17 +45,24 @@ def main() -> None:
         sys.exit("error: no real Caffe on this machine; make caffe builds one")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        references = ask_caffe(RealCaffe(home), folder)
+        caffe = RealCaffe(home)
+        references = ask_caffe(caffe, folder)
         rows: dict[str, list[tuple[Case, float]]] = {}
         for case in CASES:
             expected = references[str(case)] if case.formula is None else list(case.by_formula())
             rows.setdefault(case.type, []).append((case, worst(case, expected, folder)))
+        arrays, detectors = _detectors(caffe, folder)
+        for name, tops in test_reading.ask_caffe(caffe, folder / "reading").items():
+            arrays |= {f"reading/{name}/{top}": value for top, value in tops.items()}
     table = [_row(kind, tried) for kind, tried in sorted(rows.items(), key=lambda item: item[0].lower())]
+    table += detectors
     target = ROOT / "docs/measurements/caffe_layers.md"
     target.write_text(
-        HEAD + "\n".join(table) + f"\n\n{len(CASES)} sets of parameters of {len(rows)} layer types.\n"
+        HEAD
+        + "\n".join(table)
+        + f"\n\n{len(CASES)} sets of parameters of {len(rows)} layer types, and the heads of detectors.\n"
     )
-    arrays = {
+    arrays |= {
         f"{name}/{run}/{top}": value
         for name, results in references.items()
         for run, tops in enumerate(results)
@@ -60,6 +71,27 @@ def main() -> None:
     }
     np.savez_compressed(STORED, **arrays)
     print(f"wrote {target.relative_to(ROOT)} and {STORED.relative_to(ROOT)}")
+
+
+def _detectors(caffe: RealCaffe, folder: Path) -> tuple[dict[str, Array], list[str]]:
+    """What Caffe gives for the networks of detectors, and their rows of the table."""
+    for part in ("detection", "reading", "ours"):
+        (folder / part).mkdir()
+    expected = test_detection.ask_caffe(caffe, folder / "detection")
+    errors: dict[str, list[float]] = {}
+    for name, net in test_detection.NETS.items():
+        model = oa.convert(*net.write(folder / "ours"), verify=False)
+        got = Session(model).run(net.feed)[net.output]
+        measure = relative_error if name.startswith("priors") else row_error
+        errors.setdefault(name.split(":")[0], []).append(measure(got, expected[name]))
+    rows = []
+    for part, kind, settings in (
+        ("priors", "PriorBox", "; ".join(f"`{s}`" for s in test_detection.PRIORS.values())),
+        ("boxes", "DetectionOutput", "; ".join(test_detection.BOXES) + "; each for 1 and 3 images"),
+        ("ssd", "a whole SSD", "two feature maps, 5 classes, 2 images"),
+    ):
+        rows.append(f"| {kind} | {settings} | Caffe | {max(errors[part]):.1e} |")
+    return {f"detection/{n}/{test_detection.NETS[n].output}": value for n, value in expected.items()}, rows
 
 
 def _row(kind: str, tried: list[tuple[Case, float]]) -> str:

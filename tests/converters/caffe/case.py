@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,15 @@ from onnxaccel.runtime.session import Session
 
 Array = np.ndarray[Any, Any]
 Feed = dict[str, Array]
+
+STORED = Path(__file__).with_name("references.npz")
+"""What a real Caffe gave, for machines without one; benchmarks/caffe_layers.py writes it."""
+
+
+def remembered(key: str, blobs: Sequence[str]) -> Feed:
+    """The blobs that a real Caffe once gave under this key."""
+    with np.load(STORED) as archive:
+        return {blob: archive[f"{key}/{blob}"] for blob in blobs}
 
 
 @dataclass(frozen=True)

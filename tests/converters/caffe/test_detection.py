@@ -13,7 +13,7 @@ import onnxaccel as oa
 from onnxaccel.converters.caffe.reference import Forward, RealCaffe, caffe_home
 from onnxaccel.errors import ConversionError
 from onnxaccel.runtime.session import Session
-from tests.converters.caffe.case import caffemodel, inputs, layer
+from tests.converters.caffe.case import caffemodel, inputs, layer, remembered
 
 Array = np.ndarray[Any, Any]
 
@@ -38,21 +38,25 @@ class Net:
 
 @pytest.fixture(scope="module")
 def by_caffe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Array]:
-    """What a real Caffe gives for each network, in one process."""
+    """What a real Caffe gives for each network, or gave before."""
     home = caffe_home()
     if home is None:
-        pytest.skip("no real Caffe on this machine; make caffe builds one")
+        return {name: remembered(f"detection/{name}", [net.output])[net.output] for name, net in NETS.items()}
+    return ask_caffe(RealCaffe(home), tmp_path_factory.mktemp("nets"))
+
+
+def ask_caffe(caffe: RealCaffe, folder: Path) -> dict[str, Array]:
+    """The output of each network, all in one process."""
     passes = []
-    for net in NETS.values():
-        prototxt, *weights = net.write(tmp_path_factory.mktemp("net"))
+    for number, net in enumerate(NETS.values()):
+        (folder / str(number)).mkdir()
+        prototxt, *weights = net.write(folder / str(number))
         passes.append(Forward(prototxt, weights[0] if weights else None, net.feed, (net.output,)))
-    results = RealCaffe(home).run(passes)
-    assert all(isinstance(result, dict) for result in results), results
-    return {
-        name: result[net.output]
-        for (name, net), result in zip(NETS.items(), results, strict=True)
-        if isinstance(result, dict)
-    }
+    found = {}
+    for (name, net), result in zip(NETS.items(), caffe.run(passes), strict=True):
+        assert isinstance(result, dict), f"Caffe itself fails on {name}: {result}"
+        found[name] = result[net.output]
+    return found
 
 
 FOUR = "variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2"
@@ -221,8 +225,10 @@ def test_boxes_equal_caffe_s(name: str, images: int, by_caffe: dict[str, Array],
 
 def test_an_ssd_gives_caffe_s_boxes(by_caffe: dict[str, Array], tmp_path: Path) -> None:
     net, expected = NETS["ssd"], by_caffe["ssd"]
-    model = oa.convert(*net.write(tmp_path))  # through the gate, rows as a set
-    assert model.metadata.max_relative_error is not None and model.metadata.max_relative_error < 1e-4
+    gated = caffe_home() is not None
+    model = oa.convert(*net.write(tmp_path), verify=gated)  # the gate takes rows as a set
+    error = model.metadata.max_relative_error
+    assert not gated or (error is not None and error < 1e-4)
     assert "NonMaxSuppression" in {node.op_type for node in model.graph}
     ours = Session(model).run(net.feed)["detections"]
     assert ours.shape == expected.shape and ours.shape[2] > 10

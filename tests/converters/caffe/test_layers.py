@@ -10,11 +10,8 @@ import pytest
 from onnxaccel.converters.caffe.assemble import DATA
 from onnxaccel.converters.caffe.builder import layer_type
 from onnxaccel.converters.caffe.reference import RealCaffe, caffe_home
-from tests.converters.caffe.case import Case, Feed
+from tests.converters.caffe.case import Case, Feed, remembered
 from tests.converters.caffe.cases import CASES
-
-STORED = Path(__file__).with_name("references.npz")
-"""What a real Caffe gave, for machines without one; benchmarks/caffe_layers.py writes it."""
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +31,11 @@ def ask_caffe(caffe: RealCaffe, folder: Path) -> dict[str, list[Feed | str]]:
 
 
 def stored_references() -> dict[str, list[Feed | str]]:
-    found: dict[str, list[Feed | str]] = {}
-    with np.load(STORED) as archive:
-        for case in CASES:
-            if case.formula is None:
-                found[str(case)] = [
-                    {top: archive[f"{case}/{run}/{top}"] for top in case.outputs}
-                    for run in range(len(case.batches()))
-                ]
-    return found
+    return {
+        str(case): [remembered(f"{case}/{run}", case.outputs) for run in range(len(case.batches()))]
+        for case in CASES
+        if case.formula is None
+    }
 
 
 def worst(case: Case, expected: list[Feed | str], folder: Path) -> float:
