@@ -58,6 +58,7 @@ def plain_form(model: Model) -> None:
         passes.InlinePass(),
         passes.RemoveInitializersFromInputsPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.LiftSubgraphInitializersToMainGraphPass(),
         passes.TopologicalSortPass(),
         passes.RemoveUnusedNodesPass(),
     )(model.ir)

@@ -117,9 +117,7 @@ def _explicit_transposed_pads(node: ir.Node) -> None:
     SAME_* makes the result ``stride`` times as large as the input, which fixes the pads without its size.
     """
     mode, target = attribute(node, "auto_pad", "NOTSET"), attribute(node, "output_shape")
-    node.attributes.pop("auto_pad", None)
-    if mode == "VALID":
-        node.attributes.pop("pads", None)
+    node.attributes.pop("auto_pad", None)  # onnxruntime keeps the pads of VALID
     if target is None and mode in ("NOTSET", "VALID"):
         return
     x, weight = node.inputs[:2]

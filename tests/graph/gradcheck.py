@@ -164,8 +164,8 @@ def finite_difference_error(
         for _ in range(3):
             v = np.asarray(rng.standard_normal(feed[name].shape))
             ahead, behind = (
-                {**feed, name: np.asarray(feed[name] + h * v)},
-                {**feed, name: np.asarray(feed[name] - h * v)},
+                {**feed, name: np.asarray(feed[name] + h * v, feed[name].dtype)},
+                {**feed, name: np.asarray(feed[name] - h * v, feed[name].dtype)},
             )
             expected = (value(ahead) - value(behind)) / (2 * h)
             scale = float(np.sqrt(np.sum(grad**2) * np.sum(v**2))) + 1e-12

@@ -19,6 +19,10 @@ def normal(*shape: int) -> Any:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
+def ints(values: Any) -> Any:
+    return np.array(values, np.int32)
+
+
 CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("Gelu", [normal(2, 3, 8)], {}),
     ("BiasGelu", [normal(2, 3, 8), normal(8)], {}),
@@ -33,6 +37,34 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ),
     ("FusedConv", [normal(2, 3, 7, 7), normal(4, 3, 3, 3)], {"activation": "Tanh", "auto_pad": "SAME_UPPER"}),
     ("SkipLayerNormalization", [normal(2, 3, 8), normal(2, 3, 8), normal(8), normal(8)], {"epsilon": 1e-5}),
+    ("Attention", [normal(2, 5, 8), normal(8, 24), normal(24)], {"num_heads": 2}),
+    ("Attention", [normal(2, 5, 8), normal(8, 24), normal(24)], {"num_heads": 2, "unidirectional": 1}),
+    ("Attention", [normal(2, 5, 8), normal(8, 24), normal(24), ints([3, 5])], {"num_heads": 2}),
+    (
+        "Attention",
+        [normal(2, 5, 8), normal(8, 24), normal(24), ints([[1, 1, 0, 1, 1], [1, 0, 1, 1, 0]])],
+        {"num_heads": 4, "scale": 0.5},
+    ),
+    ("MultiHeadAttention", [normal(2, 5, 8), normal(2, 4, 8), normal(2, 4, 8), normal(24)], {"num_heads": 2}),
+    (
+        "MultiHeadAttention",
+        [normal(2, 5, 8), normal(2, 4, 8), normal(2, 4, 8), None, None, normal(1, 2, 5, 4)],
+        {"num_heads": 2},
+    ),
+    (
+        "EmbedLayerNormalization",
+        [
+            ints([[1, 3, 2], [0, 1, 1]]),
+            ints([[0, 1, 1], [0, 0, 1]]),
+            normal(4, 8),
+            normal(5, 8),
+            normal(2, 8),
+            normal(8),
+            normal(8),
+        ],
+        {"epsilon": 1e-5},
+    ),
+    ("Inverse", [normal(2, 3, 3) + 3 * np.eye(3, dtype=np.float32)], {}),
     ("SkipSimplifiedLayerNormalization", [normal(2, 3, 8), normal(2, 3, 8), normal(8)], {"epsilon": 1e-5}),
 ]
 
@@ -40,11 +72,16 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "inputs", "attributes"), CASES, ids=[c[0] for c in CASES])
 def test_fused_operator(name: str, inputs: list[Any], attributes: dict[str, Any]) -> None:
     kind = onnx.TensorProto.FLOAT
-    names = [f"x{i}" for i in range(len(inputs))]
-    node = helper.make_node(name, names, ["y"], name="node", domain="com.microsoft", **attributes)
-    bare = [helper.make_tensor_value_info(n, kind, x.shape) for n, x in zip(names, inputs, strict=True)]
+    slots = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
+    produced = ["y", "lengths"] if name == "EmbedLayerNormalization" else ["y"]  # its second is not optional
+    node = helper.make_node(name, slots, produced, name="node", domain="com.microsoft", **attributes)
+    feed = {n: x for n, x in zip(slots, inputs, strict=True) if n}
+    bare = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+        for n, x in feed.items()
+    ]
+    names = [n for n, x in feed.items() if x.dtype.kind == "f"]
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
-    feed = dict(zip(names, inputs, strict=True))
 
     def model(shape: Any) -> onnx.ModelProto:
         graph = helper.make_graph([node], "g", bare, [helper.make_tensor_value_info("y", kind, shape)])

@@ -13,7 +13,8 @@ import onnxaccel as oa
 from onnxaccel.errors import UnsupportedOperator
 from onnxaccel.graph.inspect import inspect
 from onnxaccel.graph.model import Model
-from tests.graph.gradcheck import finite_difference_error, one_node
+from onnxaccel.graph.normalize import normalize
+from tests.graph.gradcheck import finite_difference_error, one_node, runner
 
 RNG = np.random.default_rng(7)
 
@@ -205,6 +206,21 @@ CASES: list[Case] = [
     ("InstanceNormalization", [normal(2, 3, 4, 5), normal(3), normal(3)], {}),
     ("LpNormalization", [normal(3, 4)], {"axis": 0}),
     ("LpNormalization", [normal(3, 4)], {"axis": 1, "p": 1}),
+    ("OneHot", [np.array([0, 2, 1]), np.array(3), normal(2)], {"axis": 0}),
+    ("Range", [np.array(0.5), np.array(3.1), np.array(0.5)], {"constants": (1,)}),
+    ("Unique", [normal(3, 4)], {"sorted": 1}),
+    ("Unique", [np.array([[1.0, 2], [3, 4], [1, 2]])], {"axis": 1}),
+    ("Det", [normal(2, 3, 3)], {}),
+    ("Det", [np.array([[1.0, 2, 3], [2, 4, 6], [0, 1, 1]])], {}),  # singular: cofactors, no inverse
+    ("AffineGrid", [normal(2, 2, 3), ints(2, 3, 4, 5)], {"opset": 20}),
+    ("AffineGrid", [normal(2, 3, 4), ints(2, 3, 4, 2, 5)], {"opset": 20, "align_corners": 1}),
+    ("Pad", [normal(3, 4), ints(1, 2, 2, 1)], {"mode": "wrap", "opset": 19}),
+    *[
+        ("Einsum", [normal(3, 4, 4), normal(3, 4)], {"equation": equation})
+        for equation in ("bii,bi->b", "bii,bi->bi", "...ii,...i->...")
+    ],
+    ("Einsum", [normal(1, 3, 4), normal(2, 4, 5)], {"equation": "...ij,...jk->...ik"}),
+    ("MaxPool", [normal(1, 2, 5, 6)], {"kernel_shape": [2, 2], "storage_order": 1}),
     *[
         (
             "ConvTranspose",
@@ -232,6 +248,35 @@ def test_rule_equals_finite_differences(case: Case) -> None:
     op, inputs, attributes = case
     model, feed = one_node(op, inputs, **attributes)
     assert finite_difference_error(model, feed) < 1e-7
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        {"auto_pad": "SAME_UPPER"},
+        {"auto_pad": "SAME_LOWER"},
+        {"auto_pad": "VALID", "pads": [1, 1, 1, 1]},
+        *[{"output_shape": shape} for shape in ([7, 14], [8, 15], [10, 17])],
+        {"output_shape": [7, 14], "auto_pad": "SAME_UPPER"},
+    ],
+    ids=str,
+)
+def test_written_out_pads_of_conv_transpose_are_those_of_onnxruntime(spelling: dict[str, Any]) -> None:
+    arrays = [x.astype(np.float32) for x in (normal(2, 3, 4, 5), normal(3, 2, 3, 4))]
+    model, feed = one_node("ConvTranspose", arrays, strides=[2, 3], **spelling)
+    plain = Model.from_proto(model)
+    normalize(plain)
+    assert not {"auto_pad", "output_shape"} & set(next(iter(plain.graph)).attributes)
+    np.testing.assert_allclose(runner(plain.to_proto())(feed)["y0"], runner(model)(feed)["y0"], atol=1e-6)
+
+
+def test_max_roi_pool_equals_finite_differences_of_onnxruntime() -> None:
+    """Only float32 runs it, and it is linear between kinks: large steps are exact."""
+    x = np.arange(2 * 3 * 8 * 9, dtype=np.float32)
+    x = RNG.permutation(x).reshape(2, 3, 8, 9)
+    rois = np.array([[0, 1, 1, 6, 5], [1, 0, 0, 8, 7], [1, 2, 3, 4, 12]], np.float32)
+    model, feed = one_node("MaxRoiPool", [x, rois], constants=(1,), pooled_shape=[2, 3], spatial_scale=0.7)
+    assert finite_difference_error(model, feed, h=2.0**-3) < 1e-4
 
 
 def test_broadcast_sizes_known_only_at_run_time_are_summed_over() -> None:

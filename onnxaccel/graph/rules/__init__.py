@@ -5,6 +5,7 @@ In the docstrings x, w, b are inputs, y is the output, and d stands before a val
 
 from onnxaccel.graph.rules import (  # importing a family registers its rules
     activations,
+    attention,
     control,
     convolution,
     einsum,
@@ -17,6 +18,7 @@ from onnxaccel.graph.rules import (  # importing a family registers its rules
     products,
     recurrent,
     reduction,
+    regions,
     resample,
     sampling,
     selection,
@@ -30,6 +32,7 @@ from onnxaccel.graph.rules.registry import Rule, expansion, gradient
 __all__ = [
     "Rule",
     "activations",
+    "attention",
     "control",
     "convolution",
     "einsum",
@@ -44,6 +47,7 @@ __all__ = [
     "products",
     "recurrent",
     "reduction",
+    "regions",
     "resample",
     "sampling",
     "selection",

@@ -93,7 +93,7 @@ def fast_gelu(op: Builder, node: ir.Node) -> ir.Value:
     return op.Mul(op.Mul(s, 0.5), op.Add(op.Tanh(inner), 1.0))
 
 
-@expansion("com.microsoft::FusedMatMul")
+@expansion("com.microsoft::FusedMatMul", "com.microsoft::TransposeMatMul")
 def fused_matmul(op: Builder, node: ir.Node) -> ir.Value:
     """alpha A' B', A' and B' with their last two axes swapped where asked for."""
     if attribute(node, "transBatchA", 0) or attribute(node, "transBatchB", 0):

@@ -187,7 +187,8 @@ def affine_grid(op: Builder, node: ir.Node) -> ir.Value:
         count = op.Gather(size, 2 + axis, axis=0)
         n, step = _as(op, count, theta), _as(op, op.Range(0, count, 1), theta)
         if attribute(node, "align_corners", 0):
-            at = op.Sub(op.Div(op.Mul(step, 2.0), op.Max(op.Sub(n, 1.0), 1.0)), 1.0)
+            last = op.Sub(n, 1.0)  # a single point lies at 0, as in onnxruntime and torch
+            at = op.Div(op.Sub(op.Mul(step, 2.0), last), op.Max(last, 1.0))
         else:
             at = op.Sub(op.Div(op.Add(op.Mul(step, 2.0), 1.0), n), 1.0)
         along = op.Reshape(at, [-1, *[1] * (rank - axis)])
