@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from onnxaccel import pytorch as pytorch
     from onnxaccel import tensorflow as tensorflow
     from onnxaccel.converters import convert as convert
+    from onnxaccel.data import Augmentation as Augmentation
     from onnxaccel.graph import losses as losses
     from onnxaccel.graph import optimizers as optimizers
+    from onnxaccel.graph import schedules as schedules
     from onnxaccel.graph.autodiff import gradient as gradient
     from onnxaccel.graph.model import Model as Model
     from onnxaccel.runtime.evaluator import evaluate as evaluate
     from onnxaccel.runtime.trainer import Trainer as Trainer
 
 _HOME = {
+    "Augmentation": "onnxaccel.data",
     "Model": "onnxaccel.graph.model",
     "Trainer": "onnxaccel.runtime.trainer",
     "convert": "onnxaccel.converters",
@@ -35,11 +38,13 @@ _MODULES = {
     "losses": "onnxaccel.graph.losses",
     "optimizers": "onnxaccel.graph.optimizers",
     "pytorch": "onnxaccel.pytorch",
+    "schedules": "onnxaccel.graph.schedules",
     "tensorflow": "onnxaccel.tensorflow",
 }
 
 __all__ = [
     "AccelError",
+    "Augmentation",
     "Model",
     "Trainer",
     "UnsupportedOperator",
@@ -49,6 +54,7 @@ __all__ = [
     "gradient",
     "losses",
     "optimizers",
+    "schedules",
 ]
 
 

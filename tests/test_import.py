@@ -37,6 +37,7 @@ def test_running_a_model_loads_no_framework() -> None:
 def test_public_names() -> None:
     assert sorted(onnxaccel.__all__) == [
         "AccelError",
+        "Augmentation",
         "Model",
         "Trainer",
         "UnsupportedOperator",
@@ -46,6 +47,7 @@ def test_public_names() -> None:
         "gradient",
         "losses",
         "optimizers",
+        "schedules",
     ]
     for name in onnxaccel.__all__:
         assert getattr(onnxaccel, name) is not None

@@ -166,7 +166,6 @@ def train(
     from onnxaccel.graph.optimizers import NO_DECAY_ON_BIAS_AND_NORM, create
     from onnxaccel.report.terminal import EpochDisplay, show_epochs
     from onnxaccel.runtime.distributed import size_of_group
-    from onnxaccel.runtime.history import Monitor
     from onnxaccel.runtime.launch import launch
     from onnxaccel.runtime.trainer import Trainer
 
@@ -219,7 +218,10 @@ def train(
             schedule=rates,
             augmentation=augmentation if augmentation != Augmentation() else None,
             metrics=names(metrics),
-            monitor=Monitor(monitor, early_stopping, min_delta),
+            monitor=monitor,
+            early_stopping=early_stopping,
+            min_delta=min_delta,
+            best=best,
             checkpoint_folder=checkpoint,
             checkpoint_every=checkpoint_every,
             keep=keep,
@@ -229,8 +231,6 @@ def train(
         )
     if not trainer.leads:
         return
-    if best or early_stopping is not None:
-        trainer.keep_best()
     trainer.export(target)
     if json_:
         epochs_ = [{k: v for k, v in asdict(e).items() if k != "metrics" or v} for e in history.epochs]

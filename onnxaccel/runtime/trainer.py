@@ -19,7 +19,7 @@ from onnxaccel.errors import CheckpointError, ModelError, ProviderError, Trainin
 from onnxaccel.graph.autodiff import as_model
 from onnxaccel.graph.finetune import freeze as frozen
 from onnxaccel.graph.finetune import replace_head
-from onnxaccel.graph.losses import LABELS, NOTHING, TARGET, VALUES, Loss, as_loss
+from onnxaccel.graph.losses import NOTHING, TARGET, Loss, as_loss
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.normalize import normalize
 from onnxaccel.graph.optimizers import AdamW, Optimizer
@@ -30,6 +30,7 @@ from onnxaccel.graph.training_form import running_factor
 from onnxaccel.graph.update import AVERAGE
 from onnxaccel.runtime import distributed, engines
 from onnxaccel.runtime.anomaly import first_wrong
+from onnxaccel.runtime.batch import Inputs, by_name, checked
 from onnxaccel.runtime.checkpoint import Checkpoints, Progress
 from onnxaccel.runtime.distributed import Group, PeerLost
 from onnxaccel.runtime.evaluator import Evaluation, Evaluator
@@ -38,9 +39,6 @@ from onnxaccel.runtime.interrupt import Impatient, Interruption
 from onnxaccel.runtime.metrics import made
 from onnxaccel.runtime.providers import Provider, resolve
 from onnxaccel.runtime.tensorboard import Scalars
-
-Inputs = npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | Mapping[str, npt.NDArray[Any]]
-"""A batch of inputs: one array, one per input in order, or by name."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ class Trainer:
         """
         if y is None and self.loss.kind != NOTHING:
             raise TrainingError(f"loss {self.loss.called} compares with a target; give step(x, y)")
-        return self._advance(self._by_name(x), np.asarray(() if y is None else y), lr)[0]
+        return self._advance(by_name(x, self._step.inputs), np.asarray(() if y is None else y), lr)[0]
 
     def fit(
         self,
@@ -186,7 +184,10 @@ class Trainer:
         schedule: Schedule | str | None = None,
         augmentation: Augmentation | None = None,
         metrics: Sequence[str] = (),
-        monitor: Monitor | None = None,
+        monitor: str | None = None,
+        early_stopping: int | None = None,
+        min_delta: float = 0.0,
+        best: bool = False,
         checkpoint_folder: str | os.PathLike[str] | None = None,
         checkpoint_every: int | None = None,
         keep: int = 2,
@@ -208,7 +209,11 @@ class Trainer:
             schedule: The learning rate's schedule, or its name; None: the optimizer's rate throughout.
             augmentation: Random changes to the training images.
             metrics: Metrics of the validation data, beside loss and accuracy: "top5", "mae", "confusion".
-            monitor: Which epoch is the best one, and when to stop early; see `keep_best`.
+            monitor: What the best epoch is chosen by: "val_loss" (by default, where there is validation
+                data), "val_accuracy", "loss", "accuracy" or a metric.
+            early_stopping: Stop after so many epochs without a better one, and go back to the best one.
+            min_delta: By how much an epoch must be better than the best so far.
+            best: Go back to the weights and running statistics after the best epoch in the end.
             checkpoint_folder: Where the state is saved after each epoch, and when the training is
                 interrupted; the state after the best epoch is kept beside.
             checkpoint_every: Also save it after every so many steps.
@@ -231,7 +236,7 @@ class Trainer:
         schedule = create(schedule) if isinstance(schedule, str) else schedule or Constant()
         per_step = batch_size * self.recipe.accumulate
         schedule = schedule.over(epochs, steps_per_epoch or -(-len(data) // per_step))
-        monitor = monitor or Monitor()
+        choice = Monitor(monitor, early_stopping, min_delta)
         if resume and checkpoint_folder is None:
             raise CheckpointError("resuming needs the checkpoint folder")
         store = Checkpoints(checkpoint_folder, keep) if checkpoint_folder is not None and self.leads else None
@@ -273,18 +278,18 @@ class Trainer:
                 on_tick,
             )
             try:
-                while progress.epoch < epochs and not monitor.is_over(self._epochs()):
+                while progress.epoch < epochs and not choice.is_over(self._epochs()):
                     samples += self._train_epoch(run)
                     if self._group is not None:
                         self._group.check_equal(self._stepper.state())
                     result = self._finish_epoch(run)
                     on_epoch(progress.epoch - 1, result)
-                    best = monitor.best(self._epochs()) == progress.epoch - 1
-                    if best:
+                    is_best = choice.best(self._epochs()) == progress.epoch - 1
+                    if is_best:
                         state = self._stepper.state()
                         self._best = {name: state[name] for name in self._kept()}
                     if store is not None:
-                        store.save(self._stepper.state(), progress, best=best)
+                        store.save(self._stepper.state(), progress, best=is_best)
             except Impatient:  # perhaps in the middle of a step
                 raise
             except (KeyboardInterrupt, PeerLost) as error:
@@ -295,6 +300,8 @@ class Trainer:
                 ):  # the state is whole, also where another process heeded the signal first
                     store.save(self._stepper.state(), progress)
                 raise KeyboardInterrupt from None
+        if (best or early_stopping is not None) and self._best is not None:
+            self._stepper.load(self._stepper.state() | self._best)
         seconds = time.perf_counter() - started
         return History(
             self._epochs(),
@@ -303,11 +310,6 @@ class Trainer:
             self.provider.name,
             self.engine,
         )
-
-    def keep_best(self) -> None:
-        """Go back to the weights and running statistics after the best epoch of `fit`, if there was any."""
-        if self._best is not None:
-            self._stepper.load(self._stepper.state() | self._best)
 
     def evaluate(self, data: Source, batch_size: int = 256, metrics: Sequence[str] = ()) -> Evaluation:
         """Loss, accuracy and other metrics of the weights as they are now."""
@@ -449,10 +451,7 @@ class Trainer:
         last: bool = False,
     ) -> tuple[float, float]:
         """Train on one batch; ``last`` ends an update however many batches it has."""
-        if self.loss.kind == LABELS:
-            target = self._checked_labels(target)
-        elif self.loss.kind == VALUES and target.dtype == np.float64:
-            target = target.astype(np.float32)
+        target = checked(target, self.loss, self._step.classes)
         first = not self._pending
         self._pending = 0 if last else (self._pending + 1) % self.recipe.accumulate
         rate = self.optimizer.lr if lr is None else lr
@@ -475,25 +474,6 @@ class Trainer:
             f"{what} at step {self._progress.steps + 1}; lower the learning rate, or check the data for NaN "
             f"and unscaled values. First not finite: {culprit}"
         )
-
-    def _checked_labels(self, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Labels as int64, each below the number of classes: ONNX would take others for no class at all."""
-        labels = labels.astype(np.int64, copy=False)
-        wrong = labels[self.loss.misfits(labels, self._step.classes)]
-        if wrong.size:
-            raise TrainingError(f"label {wrong[0]} is out of range: {self.loss.takes(self._step.classes)}")
-        return labels
-
-    def _by_name(self, x: Inputs) -> dict[str, npt.NDArray[Any]]:
-        if isinstance(x, Mapping):
-            return dict(x)
-        arrays = [x] if isinstance(x, np.ndarray) else list(x)
-        if len(arrays) != len(self._step.inputs):
-            names = ", ".join(self._step.inputs)
-            raise TrainingError(
-                f"the model has {len(self._step.inputs)} inputs ({names}), the batch {len(arrays)}"
-            )
-        return dict(zip(self._step.inputs, arrays, strict=True))
 
     def _fed(self) -> list[str]:
         """What is carried and also an initializer of the model: parameters and running statistics."""

@@ -117,13 +117,12 @@ def test_what_nothing_measures_is_refused() -> None:
 
 def test_early_stopping_gives_the_best_weights_also_after_a_resume(model: Model, tmp_path: Path) -> None:
     """A rate that is far too high after a while: the validation loss rises again."""
-    fit: dict[str, Any] = {"epochs": 30, "monitor": Monitor(patience=3)}
+    fit: dict[str, Any] = {"epochs": 30, "early_stopping": 3}
     stopped = trainer(model, 0.03)
     history = stopped.fit(TRAIN, VAL, **fit)
     losses = [e.val_loss for e in history.epochs]
     best = int(np.argmin(losses))
     assert len(losses) == best + 4 < 30
-    stopped.keep_best()
     assert stopped.evaluate(VAL).loss == pytest.approx(losses[best], rel=1e-6)
     folder = tmp_path / "c"
     trainer(model, 0.03).fit(TRAIN, VAL, epochs=best + 2, checkpoint_folder=folder)
@@ -131,7 +130,6 @@ def test_early_stopping_gives_the_best_weights_also_after_a_resume(model: Model,
     resumed = trainer(model, 0.03)
     again = resumed.fit(TRAIN, VAL, **fit, checkpoint_folder=folder, resume=True)
     assert [e.val_loss for e in again.epochs] == losses
-    resumed.keep_best()
     for name, value in stopped.model().weights().items():
         np.testing.assert_array_equal(resumed.model().weights()[name], value)
     kept = Checkpoints(folder).best()
