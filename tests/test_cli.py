@@ -177,9 +177,25 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda tmp, mlp: ["train", mlp, "--data", DIGITS, "--checkpoint", tmp / "c", "--resume"],
         "no checkpoint in it",
     ),
+    "unknown schedule": (
+        lambda tmp, mlp: ["train", mlp, "--data", DIGITS, "--schedule", "best"],
+        "unknown schedule 'best'; choose one of constant, cosine",
+    ),
+    "half a schedule": (
+        lambda tmp, mlp: ["train", mlp, "--data", DIGITS, "--schedule", "step"],
+        "schedule 'step' needs step_size; give it with --schedule-option step_size=",
+    ),
+    "nothing to freeze": (
+        lambda tmp, mlp: ["train", mlp, "--data", DIGITS, "--freeze", "encoder.*"],
+        r"--freeze 'encoder.\*' matches no parameter",
+    ),
+    "no metric": (
+        lambda tmp, mlp: ["evaluate", mlp, "--data", DIGITS, "--metrics", "top5,best"],
+        "unknown metric 'best'; choose one of confusion, mae, top5",
+    ),
     "not finite": (
         lambda tmp, mlp: ["train", mlp, "--data", DIGITS, "--optimizer", "sgd", "--lr", "1e30"],
-        r"the loss became (nan|inf) at step \d+; lower the learning rate",
+        r"the loss became (nan|inf) at step \d+; lower the learning rate.* First not finite: (?!not repr)",
     ),
 }
 
@@ -214,6 +230,33 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 
 def test_debug_shows_where(tmp_path: Path) -> None:
     assert "Traceback" in run("inspect", tmp_path / "none.onnx", "--debug").stderr
+
+
+def test_fine_tuning_on_the_command_line(mlp: Path, tmp_path: Path) -> None:
+    """A new head for three classes on a frozen body, stopped early, the best weights exported."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 64)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x=x, y=(x[:, :3] * 3).argmax(1))
+    words = f"--val {tmp_path}/d.npz#300: --num-classes 3 --freeze fc1.* --metrics top5,confusion --keep 1"
+    schedule = "--schedule one_cycle --schedule-option pct_start=0.2,div_factor=10 --warmup 2 --lr 0.02"
+    stop = (
+        f"--epochs 40 --early-stopping 3 --min-delta 0.001 --checkpoint {tmp_path}/c --logdir {tmp_path}/logs"
+    )
+    out = tmp_path / "tuned.onnx"
+    arguments = [*words.split(), *schedule.split(), *stop.split(), "--logdir", tmp_path / "logs"]
+    found = document("train", mlp, "--data", f"{tmp_path}/d.npz#0:300", *arguments, "-o", out, "--ep", "cpu")
+    losses = [epoch["val_loss"] for epoch in found["epochs"]]
+    assert 4 <= len(losses) < 40
+    best = found["epochs"][losses.index(min(losses))]
+    assert best["metrics"]["top5"] == 1 and np.sum(best["metrics"]["confusion"]) == 100
+    tuned = document("evaluate", out, "--data", f"{tmp_path}/d.npz#300:", "--metrics", "confusion")
+    assert np.trace(tuned["metrics"]["confusion"]) == round(tuned["accuracy"] * 100)
+    assert abs(tuned["loss"] - min(losses)) < 0.001 + 1e-6
+    before, after = Model.load(mlp).weights(), Model.load(out).weights()
+    assert after["fc3.weight"].shape == (3, 128)
+    assert np.array_equal(before["fc1.weight"], after["fc1.weight"])
+    assert not np.array_equal(before["fc2.weight"], after["fc2.weight"])
+    assert len(list((tmp_path / "c").glob("step-*"))) == 1 and list((tmp_path / "logs").glob("events*"))
 
 
 def test_interrupt_saves_and_resume_ends_with_the_same_weights(mlp: Path, tmp_path: Path) -> None:

@@ -70,16 +70,15 @@ class Augmentation:
         return images
 
     def _moved(self, images: Array, turned: npt.NDArray[np.bool_], places: Array) -> Array:
-        """Crops and mirror images, gathered at once."""
-        count, height, width, _ = images.shape
+        """Crops and mirror images; slices of rows copy several times faster than one gather of all pixels."""
+        _, height, width, _ = images.shape
         pad = self.crop
         padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0))) if pad else images
-        top, left = (places * (2 * pad + 1)).astype(np.int64)
-        rows = top[:, None] + np.arange(height)
-        columns = left[:, None] + np.arange(width)
-        if self.flip:
-            columns[turned] = columns[turned, ::-1]
-        moved: Array = padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        corners = (places * (2 * pad + 1)).astype(np.int64).T
+        moved = np.empty_like(images, order="C")
+        for number, (top, left) in enumerate(corners):
+            piece = padded[number, top : top + height, left : left + width]
+            moved[number] = piece[:, ::-1] if self.flip and turned[number] else piece
         return moved
 
     def _coloured(self, images: Array, draws: Array) -> Array:
