@@ -60,6 +60,11 @@ def first_wrong(step: Model, feed: Mapping[str, Array], provider: Provider) -> s
     return None
 
 
+def unsound(state: Mapping[str, Array]) -> str | None:
+    """The first tensor of a state that is not finite, in words."""
+    return next((f"{name!r} is no longer finite" for name, a in state.items() if not _is_finite(a)), None)
+
+
 def _is_finite(array: Array) -> bool:
     if array.dtype.kind in "biuOSU":
         return True

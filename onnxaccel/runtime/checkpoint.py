@@ -56,6 +56,13 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     partial: dict[str, float] = field(default_factory=dict)
 
+    def must_fit(self, settings: Mapping[str, str], folder: Path) -> None:
+        """Raise `CheckpointError` unless a training with these settings can go on from here."""
+        for name, here in settings.items():
+            there = self.settings.get(name)
+            if there != here:
+                raise CheckpointError(f"{folder}: the checkpoint was written with {name} {there}, not {here}")
+
 
 class Checkpoints:
     """A folder of checkpoints; `held` locks it for the one training that writes to it.

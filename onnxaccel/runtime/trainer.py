@@ -29,7 +29,7 @@ from onnxaccel.graph.training import CORRECT, evaluation_step
 from onnxaccel.graph.training_form import running_factor
 from onnxaccel.graph.update import AVERAGE
 from onnxaccel.runtime import distributed, engines
-from onnxaccel.runtime.anomaly import first_wrong
+from onnxaccel.runtime.anomaly import first_wrong, unsound
 from onnxaccel.runtime.batch import Inputs, by_name, checked
 from onnxaccel.runtime.checkpoint import Checkpoints, Progress
 from onnxaccel.runtime.distributed import Group, PeerLost
@@ -407,6 +407,7 @@ class Trainer:
         )
         progress.history.append(asdict(epoch))
         progress.epoch, progress.batch, progress.partial = progress.epoch + 1, 0, {}
+        self._pending = 0  # the last batch of an epoch ends an update
         if run.scalars is not None:
             run.scalars.add_epoch(progress.steps, epoch)
         return epoch
@@ -456,24 +457,17 @@ class Trainer:
         self._pending = 0 if last else (self._pending + 1) % self.recipe.accumulate
         rate = self.optimizer.lr if lr is None else lr
         value, right = self._stepper.run(feed, target, rate, first, last=not self._pending)
-        if not np.isfinite(value):
-            raise self._anomaly(f"the loss became {value}", feed, target)
-        if self._detect_anomaly:
-            for name, array in self._stepper.state().items():
-                if not np.isfinite(array).all():
-                    raise self._anomaly(f"{name!r} is no longer finite", feed, target)
+        wrong = None if np.isfinite(value) else f"the loss became {value}"
+        if wrong is None and self._detect_anomaly:
+            wrong = unsound(self._stepper.state())
+        if wrong is not None:
+            inputs = {**feed, TARGET: target, **self._stepper.previous()}
+            culprit = first_wrong(self._step.model, inputs, self.provider) or "not reproducible"
+            raise TrainingError(
+                f"{wrong} at step {self._progress.steps + 1}; lower the learning rate, or check the data for "
+                f"NaN and unscaled values. First not finite: {culprit}"
+            )
         return value, right
-
-    def _anomaly(
-        self, what: str, feed: Mapping[str, npt.NDArray[Any]], target: npt.NDArray[Any]
-    ) -> TrainingError:
-        """The error for a step that went wrong, with the first tensor in it that did."""
-        inputs = {**feed, TARGET: target, **self._stepper.previous()}
-        culprit = first_wrong(self._step.model, inputs, self.provider) or "not reproducible"
-        return TrainingError(
-            f"{what} at step {self._progress.steps + 1}; lower the learning rate, or check the data for NaN "
-            f"and unscaled values. First not finite: {culprit}"
-        )
 
     def _fed(self) -> list[str]:
         """What is carried and also an initializer of the model: parameters and running statistics."""
@@ -488,7 +482,7 @@ class Trainer:
         found = None
         if store is not None:
             state, progress = store.latest()
-            self._check_settings(store, progress)
+            progress.must_fit(self._progress.settings, store.folder)
             found = state, progress, store.best()
         state, self._progress, best = self._from_first(found)
         self._pending = self._progress.batch % self.recipe.accumulate
@@ -497,14 +491,6 @@ class Trainer:
         except ModelError as error:
             raise CheckpointError(f"the checkpoint is of another model: {error}") from None
         self._best = {name: best[name] for name in self._kept()} if best is not None else None
-
-    def _check_settings(self, store: Checkpoints, progress: Progress) -> None:
-        for name, here in self._progress.settings.items():
-            there = progress.settings.get(name)
-            if there != here:
-                raise CheckpointError(
-                    f"{store.folder}: the checkpoint was written with {name} {there}, not {here}"
-                )
 
 
 def _together(part: Evaluation, group: Group) -> Evaluation:

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from torch import nn
 
 import onnxaccel as oa
 from onnxaccel.errors import CheckpointError
+from onnxaccel.graph.dropout import DRAWS
 from onnxaccel.graph.model import Model
 from onnxaccel.runtime.checkpoint import BEST, Checkpoints
 
@@ -151,12 +153,35 @@ def trained(folder: Path, **changes: Any) -> oa.Trainer:
     """A short training on random data, with checkpoints."""
     model = small(changes.pop("classes", 3))
     optimizer = changes.pop("optimizer", oa.optimizers.SGD(0.1, momentum=0.9))
-    trainer = oa.Trainer(model, optimizer=optimizer, ep="cpu", seed=changes.pop("seed", 0))
+    recipe = {name: changes.pop(name) for name in ("accumulate", "ema", "clip_norm") if name in changes}
+    trainer = oa.Trainer(model, optimizer=optimizer, ep="cpu", seed=changes.pop("seed", 0), **recipe)
     rng = np.random.default_rng(0)
     count = changes.pop("samples", 40)
     data = rng.normal(size=(count, 6)).astype(np.float32), rng.integers(0, 3, count)
     trainer.fit(data, **{"epochs": 2, "batch_size": 8, "checkpoint_folder": folder} | changes)
     return trainer
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4, 5, 6, 10])
+def test_any_batch_is_a_place_to_stop_at(stop: int, tmp_path: Path) -> None:
+    """With gradients over two batches, of which an epoch has five, and averaged weights."""
+    recipe: dict[str, Any] = {"accumulate": 2, "ema": 0.9, "clip_norm": 0.5, "schedule": "one_cycle"}
+    seen = []
+
+    def interrupt(tick: Any) -> None:
+        seen.append(tick)
+        if len(seen) == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "c", **recipe, on_tick=interrupt)
+    resumed, through = trained(tmp_path / "c", **recipe, resume=True), trained(tmp_path / "d", **recipe)
+    one, other = (load_file(max((tmp_path / f).glob("step-*"))) for f in "cd")
+    assert one.keys() == other.keys() and one[DRAWS] == 10  # masks are drawn for each batch
+    for name, value in other.items():
+        np.testing.assert_array_equal(one[name], value, err_msg=name)
+    for name, value in through.model().weights().items():
+        np.testing.assert_array_equal(resumed.model().weights()[name], value, err_msg=name)
 
 
 @pytest.mark.parametrize(
