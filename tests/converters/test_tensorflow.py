@@ -30,6 +30,7 @@ SAMPLES: list[tuple[str, str, dict[str, Any]]] = [
     ("tiny_ad01/model.h5", "ref_model_h5.npz", {"trainable": True}),
     ("emotion_mini_xception/model.hdf5", "ref_model_hdf5.npz", {"trainable": True}),
     ("tiny_kws/saved_model", "ref_saved_model.npz", {}),
+    ("kws_basic_lstm_s/model.pb", "ref_model_pb.npz", {"inputs": ["Mfcc:0"]}),
 ]
 
 
@@ -160,6 +161,7 @@ def _truncated(tmp: Path, shared: Path, sample: str) -> Path:
             "--parameters zzz: there is no such float constant, but ",
         ),
         ("tflm_hello/model_fp32.tflite", {"trainable": True}, ConversionError, "cannot be trained"),
+        ("tflm_dtln/model_int8.tflite", {}, ConversionError, "UNIDIRECTIONAL_SEQUENCE_LSTM keeps a state"),
         ("kws_ds_cnn_s", {}, UnknownFormat, "a folder without saved_model.pb"),
     ],
 )
@@ -359,6 +361,13 @@ def test_saved_model_keeps_variables_and_batch_norm(tmp_path: Path) -> None:
     for _ in range(5):
         x, y = rng.random((8, 8, 8, 3), np.float32), rng.integers(0, 4, 8)
         assert trainer.step(x, y) == pytest.approx(keras_trainer.step(x, y), rel=1e-5)
+
+
+def test_weights_of_a_loop_stay_constant_where_it_is_known_by_them(shared: Path) -> None:
+    told: list[str] = []
+    source = shared / "samples/tensorflow/kws_basic_lstm_s/model.pb"
+    model = oa.convert(source, inputs=["Mfcc:0"], trainable=True, progress=told.append)
+    assert len(model.metadata.trainable or ()) == 2 and any("weights of loops" in line for line in told)
 
 
 def test_live_functions() -> None:

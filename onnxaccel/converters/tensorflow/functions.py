@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxaccel.converters.contract import Arrays, Conversion, Options
 from onnxaccel.converters.tensorflow.bridge import import_tensorflow, to_onnx
-from onnxaccel.converters.tensorflow.parameters import mark_batch_norms
+from onnxaccel.converters.tensorflow.parameters import loop_constants, mark_batch_norms
 from onnxaccel.converters.tensorflow.weights import to_initializers
 from onnxaccel.errors import ConversionError
 from onnxaccel.graph.model import Model, Preprocessing, name_of
@@ -59,6 +59,19 @@ def freeze(concrete: Any, held: Iterable[Any] = ()) -> tuple[Any, dict[str, Any]
 
 def convert_frozen(frozen: Frozen, options: Options, source_format: str) -> Conversion:
     """Convert a graph; in trainable form its parameters keep their names."""
+    try:
+        return _converted(frozen, options, source_format)
+    except ConversionError:
+        looped = loop_constants(frozen.graph_def) & set(frozen.parameters) if options.trainable else set()
+        if not looped:
+            raise
+    # a recurrent layer's loop is known again only by constant weights
+    options.progress(f"{len(looped)} weights of loops ({min(looped)}, ...) stay as they are in training")
+    rest = {node: name for node, name in frozen.parameters.items() if node not in looped}
+    return _converted(replace(frozen, parameters=rest), options, source_format)
+
+
+def _converted(frozen: Frozen, options: Options, source_format: str) -> Conversion:
     tf = import_tensorflow()
     renamed = rename(frozen.inputs, frozen.outputs, frozen.names)
     known = {t: dynamic(options.shapes[renamed[t]]) for t in frozen.inputs if renamed[t] in options.shapes}

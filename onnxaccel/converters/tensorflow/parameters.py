@@ -96,6 +96,22 @@ def find_parameters(graph_def: Any, named: Sequence[str] = ()) -> tuple[list[str
     return every, [name for name in every if name in trained - kept]
 
 
+def loop_constants(graph_def: Any) -> set[str]:
+    """The constants that a loop reads: through Enter in TF1's graphs, as operands of While in others."""
+    nodes = {node.name: node for node in graph_def.node}
+    found, pending = set(), []
+    for node in graph_def.node:
+        if node.op in ("Enter", "While", "StatelessWhile"):
+            pending += list(node.input)
+    while pending:
+        node = nodes.get(_node(pending.pop()))
+        if node is not None and node.op == "Const":
+            found.add(node.name)
+        elif node is not None and node.op in _MOVES:
+            pending += list(node.input)
+    return found
+
+
 def _size(node: Any) -> int:
     return int(np.prod([d.size for d in node.attr["value"].tensor.tensor_shape.dim]))
 

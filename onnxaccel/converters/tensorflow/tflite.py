@@ -22,6 +22,12 @@ Rounding differs on few inputs, and then by whole steps, so two feeds agree or n
 """
 
 
+_STATEFUL = frozenset(
+    """UNIDIRECTIONAL_SEQUENCE_LSTM BIDIRECTIONAL_SEQUENCE_LSTM UNIDIRECTIONAL_SEQUENCE_RNN
+    BIDIRECTIONAL_SEQUENCE_RNN LSTM RNN SVDF""".split()
+)
+
+
 def tflite_file(path: Path, options: Options) -> Conversion:
     """A ``.tflite`` flatbuffer; quantized inputs and outputs keep their integers.
 
@@ -76,15 +82,22 @@ def tflite_file(path: Path, options: Options) -> Conversion:
 
 
 def _check_whole(path: Path) -> None:
-    """Unpack every table in Python, within bounds: the interpreter reads past the end of a truncated file."""
-    from tensorflow.lite.python.schema_py_generated import ModelT
+    """Unpack every table in Python, within bounds: the interpreter reads past the end of a truncated file.
+
+    Then look for operators that cannot be mapped.
+    """
+    from tensorflow.lite.python.schema_py_generated import BuiltinOperator, ModelT
 
     try:
-        ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+        model = ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     except Exception as error:  # whatever unpacking the wrong bytes ends in
         raise ConversionError(
             f"{path}: a damaged or truncated TensorFlow Lite file ({type(error).__name__}); copy it again"
         ) from None
+    names = {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
+    used = {names.get(max(c.builtinCode, c.deprecatedBuiltinCode), "?") for c in model.operatorCodes}
+    for name in sorted(used & _STATEFUL):
+        raise ConversionError(f"{path}: operator {name} keeps a state from call to call and has no ONNX form")
 
 
 def _byte_ranges(sources: dict[str, dict[str, Any]]) -> dict[str, tuple[int, int]]:
