@@ -36,6 +36,18 @@ def captured(node: ir.Node) -> list[ir.Value]:
     return list(dict.fromkeys(x for x in read if x is not None and x not in own))
 
 
+def lift_weights(graph: ir.Graph, root: ir.Graph) -> None:
+    """Move a subgraph's float initializers, but for scalars, to the main graph, where training looks."""
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or not tensor.dtype.is_floating_point() or tensor.size < 2:
+            continue
+        del graph.initializers[name]
+        if name in root.initializers:
+            value.name = f"{graph.name}/{name}"
+        root.register_initializer(value)
+
+
 def own_constants(graph: ir.Graph) -> None:
     """Copy into a subgraph the short integer constants that it reads from outside.
 

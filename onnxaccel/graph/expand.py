@@ -14,7 +14,7 @@ from onnx import defs
 from onnx_ir.passes import common as passes
 
 from onnxaccel.errors import UnsupportedOperator
-from onnxaccel.graph.bodies import nested, own_constants, own_outputs
+from onnxaccel.graph.bodies import lift_weights, nested, own_constants, own_outputs
 from onnxaccel.graph.builder import Builder, dims_of, operator_of
 from onnxaccel.graph.model import Model, name_of
 from onnxaccel.graph.rules import expansion
@@ -58,12 +58,12 @@ def plain_form(model: Model) -> None:
         passes.InlinePass(),
         passes.RemoveInitializersFromInputsPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.LiftSubgraphInitializersToMainGraphPass(),
         passes.TopologicalSortPass(),
         passes.RemoveUnusedNodesPass(),
     )(model.ir)
     for graph in nested(model.graph):
         if graph is not model.graph:
+            lift_weights(graph, model.graph)
             own_constants(graph)
             own_outputs(graph)
     passes.NameFixPass()(model.ir)

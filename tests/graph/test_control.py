@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from onnx import parser
 
 import onnxaccel as oa
 from onnxaccel.errors import UnsupportedOperator
+from onnxaccel.graph.model import Model
+from onnxaccel.graph.normalize import normalize
+from onnxaccel.graph.parameters import trainable
 from tests.graph.gradcheck import finite_difference_error
 
 RNG = np.random.default_rng(11)
@@ -103,6 +107,52 @@ def test_random_numbers_within_a_loop_are_refused() -> None:
     )
     with pytest.raises(UnsupportedOperator, match=r"RandomNormalLike node .*random"):
         oa.gradient(noisy)
+
+
+def test_weights_inside_a_body_are_found_and_trained() -> None:
+    found = Model.from_proto(
+        model(
+            """g (float[3,2] x, float[B,3] h0) => (float[B,3] hn) {
+              hn = Scan<num_scan_inputs = 1,
+                body = b (h, xt) => (h2) <float[3,3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}>
+                { h2 = MatMul(h, w) }> (h0, x)
+            }"""
+        )
+    )
+    normalize(found)
+    assert [value.name for value in trainable(found)] == ["w"]
+    assert "w_grad" in oa.gradient(found, wrt=["w"]).output_names()
+
+
+def test_training_through_torch_cond_follows_torch() -> None:
+    class Branching(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.yes, self.no = (torch.nn.Linear(*n) for n in ((8, 16), (16, 3), (16, 3)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = torch.tanh(self.first(x))
+            return torch.cond(h.sum() > 0, lambda h: self.yes(h), lambda h: self.no(h) * 2, (h,))
+
+    torch.manual_seed(0)
+    module = Branching()
+    dynamic = ({0: torch.export.Dim("batch")},)
+    exported = torch.onnx.export(
+        module, (torch.randn(6, 8),), dynamo=True, opset_version=18, dynamic_shapes=dynamic, verbose=False
+    )
+    assert exported is not None
+    trainer = oa.Trainer(Model.from_proto(exported.model_proto), optimizer=oa.optimizers.SGD(0.1))
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    taken = set()
+    for _ in range(8):
+        x, labels = normal(6, 8).astype(np.float32), RNG.integers(0, 3, 6)
+        taken.add(bool(torch.tanh(module.first(torch.from_numpy(x))).sum() > 0))
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(module(torch.from_numpy(x)), torch.from_numpy(labels))
+        loss.backward()
+        optimizer.step()
+        assert abs(trainer.step(x, labels) - loss.item()) < 1e-5
+    assert taken == {True, False}
 
 
 def test_second_derivative_through_a_scan() -> None:
