@@ -34,6 +34,17 @@ class Recurrent(nn.Module):
         return self.layer(x, state)
 
 
+class TimeFirst(nn.Module):
+    """nn.RNN is traced step by step, so that axis 0 is fixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.RNN(5, 6)
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(x)[0][-1]
+
+
 class Skip(nn.Module):
     """Runs at multiples of 8 only, of which the smallest is special."""
 
@@ -56,8 +67,11 @@ STATE = (torch.randn(1, 4, 6), torch.randn(1, 4, 6))
         (encoder(True), [torch.randn(4, 7, 8)], {"src": ("batch", "length", 8)}, ["batch,length,8"]),
         (encoder(False), [torch.randn(7, 4, 8)], {"src": ("length", "batch", 8)}, ["length,batch,8"]),
         (Recurrent(batch_first=True), [torch.randn(4, 7, 5)], {}, ["batch,7,5"]),
-        (Recurrent(), [torch.randn(7, 4, 5)], {}, ["7,batch,5"]),
+        (Recurrent(batch_first=True), [torch.randn(4, 7, 5)], {"x": (-1, "length", 5)}, ["batch,length,5"]),
         (Recurrent(), [torch.randn(7, 4, 5)], {"x": (7, "batch", 5)}, ["7,batch,5"]),
+        (Recurrent(), [torch.randn(7, 4, 5)], {}, ["batch,x_1,5"]),
+        (Recurrent(), [torch.randn(7, 4, 5), STATE], {}, ["batch,x_1,5", "1,x_1,6", "1,x_1,6"]),
+        (TimeFirst(), [torch.randn(7, 4, 5)], {}, ["7,batch,5"]),
         (
             Recurrent(batch_first=True),
             [torch.randn(4, 7, 5), STATE],

@@ -61,6 +61,18 @@ class Sentence(nn.Module):
         return self.head(self.recurrent(attended)[0][:, -1])
 
 
+class Recurrent(nn.Module):
+    """Two layers, both ways."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        super().__init__()
+        self.layer = kind(5, 6, num_layers=2, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.layer(x)[0][:, -1])
+
+
 class Shared(nn.Module):
     """One block in two places, a scalar parameter, running statistics that are the last batch's."""
 
@@ -92,6 +104,8 @@ ADAMW = (
         (ConvNet, lambda: torch.randn(16, 3, 12, 12)),
         (Sentence, lambda: torch.randint(0, 50, (16, 6))),
         (Shared, lambda: torch.randn(16, 6)),
+        (lambda: Recurrent(nn.LSTM), lambda: torch.randn(16, 6, 5)),
+        (lambda: Recurrent(nn.GRU), lambda: torch.randn(16, 6, 5)),
     ],
 )
 def test_training_equals_torch_and_comes_back(
@@ -190,12 +204,30 @@ class Item(Detached):
         return self.second(x * x.sum().item())
 
 
+class Sign(torch.autograd.Function):
+    """A straight-through estimator."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return gradient
+
+
+class StraightThrough(Detached):
+    def forward(self, x: Any) -> Any:
+        return self.second(self.first(x) + Sign.apply(self.first(x)))
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [
         (Detached(), "stops a gradient"),
         (WithoutGradient(), "stops a gradient"),
         (Item(), "stops a gradient"),
+        (StraightThrough(), "Sign is an autograd.Function with a gradient of its own"),
         (nn.utils.parametrizations.spectral_norm(nn.Linear(3, 2)), "stops a gradient"),
         (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, momentum=None)), "momentum=None"),
         (nn.Sequential(nn.Conv1d(3, 4, 1), nn.InstanceNorm1d(4, track_running_stats=True)), "InstanceNorm"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import logging
 import re
@@ -13,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from onnxaccel.converters.pytorch import recurrent
 from onnxaccel.converters.pytorch.archive import first_line
 from onnxaccel.converters.pytorch.example import Example
 from onnxaccel.converters.pytorch.signature import restore_names, tidy
 from onnxaccel.converters.pytorch.substitutes import substitutes
-from onnxaccel.converters.pytorch.trainable import refuse_what_trains_otherwise, to_trainable
+from onnxaccel.converters.pytorch.trainable import (
+    refuse_what_trains_otherwise,
+    to_trainable,
+    without_own_gradients,
+)
 from onnxaccel.errors import ConversionError
 from onnxaccel.graph.feeds import BATCH
 
@@ -63,26 +67,31 @@ def export_module(
     import torch
 
     with mode(module, training=trainable), quiet(), torch.set_grad_enabled(trainable):
-        program = trace(module, example)
+        with without_own_gradients() if trainable else contextlib.nullcontext():
+            program = trace(module, example)
         return export_program(program, opset, trainable)
 
 
 def trace(module: torch.nn.Module, example: Example) -> ExportedProgram:
     """Trace a module with torch.export, with the dynamic axes of ``example``.
 
-    Where axis 0 turns out to be fixed, and the module has layers with ``batch_first=False``, the batch is
-    axis 1; ``example`` says so afterwards.
+    In a module that has layers with ``batch_first=False``, axis 1 may be the batch: both axes are dynamic
+    where that is possible, else the one that can be; ``example`` says so afterwards.
     """
-    try:
-        return _traced(module, example)
-    except ConversionError:
-        time_first = any(getattr(part, "batch_first", True) is False for part in module.modules())
-        if not time_first or any(set(axes) - {0} for axes in example.dynamic):
-            raise
-        axes: list[dict[int, str]] = [{1: BATCH} if t.ndim > 1 else {} for t in example.tensors()]
-        program = _traced(module, dataclasses.replace(example, dynamic=axes))
-        example.dynamic = axes
-        return program
+    asked = example.dynamic
+    time_first = any(getattr(part, "batch_first", True) is False for part in module.modules())
+    candidates = [asked]
+    if time_first and not any(set(axes) - {0} for axes in asked):
+        ranks = [tensor.ndim for tensor in example.tensors()]
+        both = [axes | {1: ""} if rank == 3 else axes for axes, rank in zip(asked, ranks, strict=True)]
+        candidates = [both, asked, [{1: BATCH} if rank > 1 else {} for rank in ranks]]
+    failures = []
+    for example.dynamic in candidates:
+        try:
+            return _traced(module, example)
+        except ConversionError as error:
+            failures.append(error)
+    raise failures[candidates.index(asked)]
 
 
 def _traced(module: torch.nn.Module, example: Example) -> ExportedProgram:
@@ -103,6 +112,8 @@ def _traced(module: torch.nn.Module, example: Example) -> ExportedProgram:
     try:
         with substitutes():
             return torch.export.export(module, example.args, example.kwargs, dynamic_shapes=dict(shapes))
+    except ConversionError:  # of a substitute
+        raise
     except Exception as error:  # torch's exceptions share no base class
         raise ConversionError(_advice(type(module).__name__, error)) from None
 
@@ -144,6 +155,7 @@ def export_program(program: ExportedProgram, opset: int, trainable: bool) -> tup
                 opset_version=opset,
                 external_data=False,
                 optimize=not trainable,
+                custom_translation_table=recurrent.translations(),
                 verbose=False,
             )
     except Exception as error:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from onnxaccel.converters.pytorch import recurrent
+
 if TYPE_CHECKING:
     import torch
     from torch.overrides import TorchFunctionMode
@@ -23,7 +25,7 @@ def substitutes() -> TorchFunctionMode:
     from torch.nn import functional
     from torch.overrides import TorchFunctionMode
 
-    table: dict[Callable[..., Any], Callable[..., torch.Tensor]] = {
+    table: dict[Callable[..., Any], Callable[..., Any]] = {
         functional.scaled_dot_product_attention: _attention,
         functional.dropout1d: _feature_dropout,
         functional.dropout2d: _feature_dropout,
@@ -36,6 +38,8 @@ def substitutes() -> TorchFunctionMode:
         functional.embedding_bag: _embedding_bag,
         functional.rrelu: _rrelu,
         torch.cdist: _cdist,
+        torch.lstm: recurrent.stacked("lstm"),
+        torch.gru: recurrent.stacked("gru"),
         torch.Tensor.data.__get__: torch.Tensor.detach,  # type: ignore[attr-defined]
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,6 +82,32 @@ def refuse_cumulative_average(module: torch.nn.Module) -> None:
                 f"which ONNX has no "
                 f"operator; give it a momentum, for instance 0.1"
             )
+
+
+@contextlib.contextmanager
+def without_own_gradients() -> Iterator[None]:
+    """Refuse the module's own ``torch.autograd.Function`` while it is traced: a trace has its forward only.
+
+    Raises:
+        ConversionError: One is applied within the block.
+    """
+    import torch
+
+    original = torch.autograd.Function.apply
+
+    def apply(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+        if cls.__module__.startswith("torch."):
+            return original.__func__(cls, *args, **kwargs)  # type: ignore[attr-defined]
+        raise ConversionError(
+            f"{cls.__name__} is an autograd.Function with a gradient of its own, which no ONNX graph holds; "
+            f"convert the module for inference only"
+        )
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original  # type: ignore[method-assign]
 
 
 def refuse_what_trains_otherwise(program: ExportedProgram) -> None:
