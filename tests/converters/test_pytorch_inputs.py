@@ -87,6 +87,31 @@ def test_dynamic_dimensions(module: Any, example: Any, shapes: Any, dims: list[s
     assert model.metadata.max_relative_error is not None and model.metadata.max_relative_error <= 1e-5
 
 
+def test_dimensions_of_torchscript_are_named(tmp_path: Path) -> None:
+    torch.jit.trace(nn.Embedding(9, 4), torch.randint(0, 9, (2, 5))).save(tmp_path / "m.pt")
+    model = oa.convert(tmp_path / "m.pt", shapes={"input": (1, "length")})
+    assert str(model.inputs[0].shape) == "[batch,length]"
+
+
+class Drops(nn.Module):
+    """Dropout within attention, between recurrent layers, and of SELU's kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.TransformerEncoderLayer(8, 2, 16, 0.4, batch_first=True)
+        self.recurrent, self.alpha = nn.GRU(8, 8, 2, dropout=0.4, batch_first=True), nn.AlphaDropout(0.4)
+
+    def forward(self, x: Any) -> Any:
+        return self.alpha(self.recurrent(self.attend(x))[0])
+
+
+def test_programs_exported_in_training_mode_are_converted_for_inference(tmp_path: Path) -> None:
+    module, x = Drops().train(), torch.randn(2, 5, 8)
+    torch.export.save(torch.export.export(module, (x,)), tmp_path / "m.pt2")
+    actual = Session(oa.convert(tmp_path / "m.pt2")).run({"x": x.numpy()})["output"]
+    np.testing.assert_allclose(actual, module.eval()(x).detach(), rtol=1e-4, atol=1e-5)
+
+
 class Joined(nn.Module):
     def forward(self, ids: Any, mask: Any) -> Any:
         return torch.cat([ids.float(), mask.float() * 2], 1).cumsum(1)

@@ -65,7 +65,8 @@ def convert_archive(path: Path, format_name: str, options: Options) -> Conversio
             options.progress(line)
         graph_model = Model.load(sandbox.folder / MODEL_FILE).ir
         own_weights(graph_model)
-        model = finish(graph_model, format_name)
+        dynamic = [{int(axis): name for axis, name in axes.items()} for axes in answer["dynamic"]]
+        model = finish(graph_model, format_name, dynamic)
     except BaseException:
         sandbox.close()
         raise

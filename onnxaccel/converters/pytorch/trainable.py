@@ -93,11 +93,11 @@ def without_own_gradients() -> Iterator[None]:
     """
     import torch
 
-    original = torch.autograd.Function.apply
+    original = vars(torch.autograd.Function)["apply"]  # the classmethod, not one that is bound to Function
 
     def apply(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
         if cls.__module__.startswith("torch."):
-            return original.__func__(cls, *args, **kwargs)  # type: ignore[attr-defined]
+            return original.__get__(None, cls)(*args, **kwargs)
         raise ConversionError(
             f"{cls.__name__} is an autograd.Function with a gradient of its own, which no ONNX graph holds; "
             f"convert the module for inference only"
@@ -220,9 +220,16 @@ def _set_momenta(model: ir.Model, program: ExportedProgram) -> list[str]:
 
 def set_mode(program: ExportedProgram, training: bool) -> None:
     """Set every dropout and batch normalization of a traced program to training or inference, in place."""
-    flag_at = {"aten.dropout.default": 2, "aten.feature_dropout.default": 2, "aten.batch_norm.default": 5}
+    dropouts = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+    flag_at = {f"aten.{name}.default": 2 for name in dropouts} | {"aten.batch_norm.default": 5}
+    flag_at |= {f"aten.{name}.input": 6 for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
     for node in program.graph.nodes:
         position = flag_at.get(str(node.target))
         if position is not None:
             node.update_arg(position, training)
+        elif str(node.target).startswith("aten.scaled_dot_product_attention") and not training:
+            if len(node.args) > 4:
+                node.update_arg(4, 0.0)
+            elif "dropout_p" in node.kwargs:
+                node.update_kwarg("dropout_p", 0.0)
     program.graph_module.recompile()

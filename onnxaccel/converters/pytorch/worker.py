@@ -63,7 +63,8 @@ class TorchScript:
             self.module = torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
         except Exception as error:
             raise ConversionError(
-                f"a damaged TorchScript archive ({first_line(error)}); copy the file again"
+                f"torch cannot load this TorchScript ({first_line(error)}): damaged, or optimised for "
+                f"one machine; save the module as it was scripted or traced"
             ) from None
         self.names: list[str] = []
         self.outputs: list[str] = []
@@ -119,7 +120,7 @@ class TorchScript:
                 )
         except Exception as error:
             raise ConversionError(f"torch.onnx cannot export this TorchScript: {first_line(error)}") from None
-        answer = {"trainable": None, "frozen": [], "progress": lines}
+        answer = {"trainable": None, "frozen": [], "progress": lines, "dynamic": self.example.dynamic}
         return answer, self.example.arrays(self.names)
 
     def run(self, feed: Arrays) -> Arrays:
@@ -181,7 +182,7 @@ class Program:
         self.inputs = [value.name or "" for value in model.graph.inputs]
         names = naming.trained(model, self.program.named_parameters())
         ir.save(model, MODEL_FILE, external_data=f"{MODEL_FILE}.data")
-        answer = {"trainable": names if trainable else None, "frozen": frozen, "progress": []}
+        answer = {"trainable": names if trainable else None, "frozen": frozen, "progress": [], "dynamic": []}
         return answer, self.example.arrays(self.inputs)
 
     def run(self, feed: Arrays) -> Arrays:
