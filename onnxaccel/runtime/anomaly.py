@@ -25,7 +25,7 @@ def first_wrong(step: Model, feed: Mapping[str, Array], provider: Provider) -> s
     infinity, which are constants, pass.
 
     Args:
-        step: The graph of the step; not changed.
+        step: The graph of the step; its nodes are put in order.
         feed: All of its inputs, those that are carried included.
         provider: Where to run.
 
@@ -37,6 +37,7 @@ def first_wrong(step: Model, feed: Mapping[str, Array], provider: Provider) -> s
     for name, array in feed.items():
         if not _is_finite(array):
             return f"input {name!r}, before the step"
+    step.graph.sort()  # nodes that training added stand at the end, also where earlier ones read them
     model = step.copy()
     model.infer_shapes()
     watched = [

@@ -41,6 +41,13 @@ def test_the_forward_node_is_named() -> None:
         broken.step(X, Y)
 
 
+def test_batch_norm_and_dropout_are_no_hindrance() -> None:
+    broken = trainer(nn.Sequential(nn.BatchNorm1d(5), nn.Dropout(0.2)), lr=1e38)
+    with pytest.raises(TrainingError, match=r"loss became (nan|inf) at step \d.* First not finite: (?!not)"):
+        for _ in range(9):
+            broken.step(X * np.arange(8, dtype=np.float32)[:, None], Y)
+
+
 def test_the_input_is_named() -> None:
     x = X.copy()
     x[3, 2] = np.nan
