@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 from onnxaccel.errors import TrainingError
+from onnxaccel.graph.losses import CaffeEuclidean, CaffeSigmoidCrossEntropy, CrossEntropy, Loss
 from onnxaccel.graph.optimizers import Group, Optimizer, create
 from onnxaccel.graph.schedules import (
     Constant,
@@ -161,8 +162,8 @@ class Solver:
         )
 
 
-def loss_of(heads: Sequence[Mapping[str, Any]]) -> str:
-    """The loss that a network's heads stand for, by the name that `onnxaccel.graph.losses.loss` has.
+def loss_of(heads: Sequence[Mapping[str, Any]]) -> Loss:
+    """The loss that a network's heads stand for, with Caffe's own divisors.
 
     Args:
         heads: ``metadata.heads`` of a Caffe network; without any it is taken to be "cross_entropy".
@@ -172,16 +173,21 @@ def loss_of(heads: Sequence[Mapping[str, Any]]) -> str:
     """
     weighted = [head for head in heads if head["loss_weight"]]
     if not weighted:
-        return "cross_entropy"
-    head = weighted[0]
-    settings = head["settings"]
-    plain = (
-        settings.get("normalization", "VALID") in ("VALID", "BATCH_SIZE") and "ignore_label" not in settings
+        return CrossEntropy()
+    head, settings = weighted[0], weighted[0]["settings"]
+    mode = settings.get("normalization", "BATCH_SIZE" if settings.get("normalize") is False else None)
+    if len(weighted) == 1 and head["loss_weight"] == 1:
+        ignored = settings.get("ignore_label")
+        if head["type"] == "SoftmaxWithLoss" and mode in (None, "VALID"):
+            return CrossEntropy(ignore_index=ignored)
+        if head["type"] == "SoftmaxWithLoss" and mode == "BATCH_SIZE" and ignored is None:
+            return CrossEntropy()
+        if head["type"] == "EuclideanLoss":
+            return CaffeEuclidean()
+        if head["type"] == "SigmoidCrossEntropyLoss" and mode in (None, "BATCH_SIZE") and ignored is None:
+            return CaffeSigmoidCrossEntropy()
+    found = ", ".join(f"{h['type']} {h['layer']!r}" for h in weighted)
+    raise TrainingError(
+        f"the network's loss is {found}; a solver trains one SoftmaxWithLoss, EuclideanLoss or "
+        "SigmoidCrossEntropyLoss of weight 1 here. Give --loss to train the first output with another"
     )
-    if len(weighted) > 1 or head["type"] != "SoftmaxWithLoss" or head["loss_weight"] != 1 or not plain:
-        found = ", ".join(f"{h['type']} {h['layer']!r}" for h in weighted)
-        raise TrainingError(
-            f"the network's loss is {found}; what trains here is one SoftmaxWithLoss of weight 1 over all "
-            "labels. Give --loss to train the first output with another"
-        )
-    return "cross_entropy"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from onnxaccel.data import Source, as_dataset
 from onnxaccel.data.dataset import Dataset, Part
+from onnxaccel.graph.losses import Loss
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.solver import Solver, loss_of
 from onnxaccel.runtime.history import History, Tick
@@ -58,7 +59,7 @@ def solve(
     train: Source,
     test: Source | None = None,
     *,
-    loss: str | None = None,
+    loss: str | Loss | None = None,
     batch_size: int | None = None,
     ep: str | Provider = "auto",
     threads: int = 0,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +19,7 @@ from onnxaccel.caffe import read_solver, save_caffemodel
 from onnxaccel.cli import app
 from onnxaccel.converters.caffe.schema import message
 from onnxaccel.errors import ModelError, OutputError, TrainingError
+from onnxaccel.graph.losses import CrossEntropy
 from onnxaccel.graph.solver import Solver, loss_of
 from onnxaccel.runtime.history import Tick
 from onnxaccel.runtime.solving import Solved, solve
@@ -163,13 +166,37 @@ def test_the_command_line_converts_and_trains_by_a_solver(tmp_path: Path) -> Non
     assert refused.exit_code == 2 and "leave out --lr" in " ".join(refused.output.split())
 
 
+@needs_caffe
+@pytest.mark.parametrize("kind", ["EuclideanLoss", "SigmoidCrossEntropyLoss"])
+def test_losses_over_values_from_hdf5_equal_a_real_caffe_s(kind: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number, count in enumerate((30, 50)):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file["data"] = rng.standard_normal((count, 2, 8, 8)).astype(np.float32)
+            file["label"] = rng.integers(0, 2, (count, 4)).astype(np.float32)
+    (tmp_path / "train.txt").write_text(f"{tmp_path}/0.h5\n{tmp_path}/1.h5\n")
+    net, path = files(tmp_path, "base_lr: 0.02 momentum: 0.9")
+    text = net.read_text().replace('"SoftmaxWithLoss"', f'"{kind}"')
+    data = f'hdf5_data_param {{ source: "{tmp_path}/train.txt" batch_size: 8 }} }}'
+    text = re.sub(r"data_param \{ source.*", data, text).replace('type: "Data"', 'type: "HDF5Data"')
+    net.write_text(text)
+    model = oa.convert(net, solver=path)
+    start = save_caffemodel(model, net, tmp_path / "start.caffemodel")
+    (theirs,) = caffe_train(Job(path, start, 20))
+    solver = replace(read_solver(path), max_iter=20)
+    solved, losses = losses_of(model, solver, str(tmp_path / "train.txt"))
+    np.testing.assert_allclose(losses, theirs["losses"], rtol=1e-5)
+    assert max(moved(model, solved.trainer.model().weights(), theirs).values()) < 1e-5
+
+
 def test_losses_that_a_solver_cannot_train_are_named() -> None:
     softmax = {"type": "SoftmaxWithLoss", "layer": "l1", "loss_weight": 1.0, "settings": {}}
     accuracy = {"type": "Accuracy", "layer": "a", "loss_weight": 0.0, "settings": {}}
-    assert loss_of([]) == loss_of([softmax, accuracy]) == "cross_entropy"
+    assert loss_of([]) == loss_of([softmax, accuracy]) == CrossEntropy()
+    assert loss_of([{**softmax, "settings": {"ignore_label": 255}}]) == CrossEntropy(ignore_index=255)
     for heads in (
         [softmax, {**softmax, "layer": "l2", "loss_weight": 0.3}],
-        [{**softmax, "settings": {"ignore_label": 255}}],
+        [{**softmax, "settings": {"normalization": "FULL"}}],
         [{**softmax, "type": "InfogainLoss"}],
     ):
         with pytest.raises(TrainingError, match=r"the network's loss is .*'l1'"):

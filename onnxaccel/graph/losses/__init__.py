@@ -1,4 +1,4 @@
-"""Losses with torch's formulas and names: the value over a batch and the gradient at the model's output.
+"""Losses with torch's formulas and names, or Caffe's: the value of a batch, the gradient at the output.
 
 A loss is where differentiation starts, so each writes its own first cotangent: one subtraction for cross
 entropy, where the chain rule through softmax, logarithm and mean would write ten nodes.
@@ -18,6 +18,7 @@ from onnxaccel.graph.losses.base import (
     create,
     loss,
 )
+from onnxaccel.graph.losses.caffe import CaffeEuclidean, CaffeSigmoidCrossEntropy
 from onnxaccel.graph.losses.classes import NLL, CrossEntropy, MultiMargin
 from onnxaccel.graph.losses.heads import fitting
 from onnxaccel.graph.losses.values import (
@@ -44,6 +45,8 @@ __all__ = [
     "TARGET",
     "VALUES",
     "BCEWithLogits",
+    "CaffeEuclidean",
+    "CaffeSigmoidCrossEntropy",
     "Cosine",
     "CrossEntropy",
     "Hinge",
