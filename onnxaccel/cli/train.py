@@ -44,8 +44,8 @@ def train(
         str | None,
         typer.Option(
             help="cross_entropy, nll, multi_margin, mse, l1, huber, smooth_l1, bce, bce_with_logits, kl_div, "
-            "hinge, cosine, or output: a number that the model itself computes. By default that of a Caffe "
-            "network's own head, else cross_entropy."
+            "hinge, cosine, ctc, or output: a number that the model itself computes. By default that of a "
+            "Caffe network's own head, else cross_entropy."
         ),
     ] = None,
     loss_option: Annotated[

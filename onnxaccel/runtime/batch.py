@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxaccel.errors import TrainingError
-from onnxaccel.graph.losses import LABELS, VALUES, Loss
+from onnxaccel.graph.losses import LABELS, SEQUENCES, VALUES, Loss
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +37,7 @@ def checked(target: Array, loss: Loss, classes: int | None) -> Array:
     """
     if loss.kind == VALUES and target.dtype == np.float64:
         return target.astype(np.float32)
-    if loss.kind != LABELS:
+    if loss.kind not in (LABELS, SEQUENCES):
         return target
     labels = target.astype(np.int64, copy=False)
     wrong = labels[loss.misfits(labels, classes)]

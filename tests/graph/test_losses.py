@@ -88,6 +88,43 @@ def last_axis(y: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(y.movedim(-1, 1), t, ignore_index=-1)
 
 
+class Frames(nn.Module):
+    """Scores [N, T, C] of six times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(1, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.outer(torch.tanh(self.inner(x.reshape(-1, 6, 1))))
+
+
+class TimeMajor(Frames):
+    """Log-probabilities [T, N, C]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).transpose(0, 1).log_softmax(2)
+
+
+def sequences(rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Sequences of up to three labels, repetitions among them, for the blank 0."""
+    y = rng.integers(1, CLASSES, (8, 3))
+    return np.where(np.arange(3) < rng.integers(0, 4, (8, 1)), y, -1)
+
+
+def impossible(rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Some sequences that six times cannot give."""
+    y = rng.integers(1, CLASSES, (8, 5))
+    y[::2] = 1
+    return y
+
+
+def ctc(y: torch.Tensor, t: torch.Tensor, **settings: Any) -> torch.Tensor:
+    lengths = (t >= 0).sum(1)
+    log_p = y.transpose(0, 1).log_softmax(2) if len(y) == len(t) else y
+    return functional.ctc_loss(log_p, t.clamp(min=1), torch.full((len(t),), 6), lengths, **settings)
+
+
 @dataclass
 class Case:
     name: str
@@ -169,6 +206,9 @@ CASES = [
     ),
     Case("hinge", lambda y, t: torch.clamp(1 - t * y, min=0).mean(), lambda rng: 2 * flags(rng) - 1),
     Case("cosine", cosine, normal),
+    Case("ctc", ctc, sequences, net=Frames),
+    Case("ctc", ctc, sequences, {"time_major": True}, net=TimeMajor),
+    Case("ctc", ctc, impossible, {"zero_infinity": True}, {"zero_infinity": True}, Frames),
 ]
 
 
@@ -312,6 +352,9 @@ def bad_data(name: str, y: Any, net: type[nn.Module] | None = None, **settings: 
             "no class labels; loss cross_entropy takes one whole number",
         ),
         (DataError, bad_data("nll", np.zeros((2, 3)), Pixels), r"takes \[2, 3\] whole numbers per sample"),
+        (DataError, bad_data("ctc", [[1, 0], [1, -1]], Frames), "sample 0 has label 0, labels are below 4"),
+        (DataError, bad_data("ctc", [1, 2], Frames), "no class labels; loss ctc takes"),
+        (ModelError, bad_data("ctc", [[1, 2]]), r"CTC needs an output of shape \[N, T, classes\]"),
         (DataError, bad_data("huber", np.zeros((2, 3))), "loss huber compares them element by element"),
     ],
 )

@@ -20,6 +20,7 @@ from onnxaccel.graph.losses.base import (
 )
 from onnxaccel.graph.losses.caffe import CaffeEuclidean, CaffeSigmoidCrossEntropy
 from onnxaccel.graph.losses.classes import NLL, CrossEntropy, MultiMargin
+from onnxaccel.graph.losses.ctc import CTC
 from onnxaccel.graph.losses.heads import fitting
 from onnxaccel.graph.losses.values import (
     BCE,
@@ -36,6 +37,7 @@ from onnxaccel.graph.losses.values import (
 
 __all__ = [
     "BCE",
+    "CTC",
     "L1",
     "LABELS",
     "MSE",
