@@ -34,7 +34,7 @@ def train(path: Path, optimizer: Any) -> dict[str, Any]:
     return {"losses": losses, "hash": distributed.digest(weights)}
 
 
-SHAPES = {"mlp": (64,), "cifar_cnn": (3, 32, 32), "norm": (3, 16, 16)}
+SHAPES = {"mlp": (64,), "cifar_cnn": (3, 32, 32), "norm": (3, 16, 16), "lstm": (12, 8)}
 
 
 def main(folder: Path) -> None:
@@ -42,6 +42,7 @@ def main(folder: Path) -> None:
     found = {
         "mlp": train(folder / "mlp.onnx", oa.optimizers.AdamW(1e-3)),
         "cifar_cnn": train(folder / "cifar_cnn.onnx", oa.optimizers.SGD(0.01, momentum=0.9)),
+        "lstm": train(folder / "lstm.onnx", oa.optimizers.SGD(0.05)),
         "norm": train(folder / "norm.onnx", oa.optimizers.Adam(1e-3)),
     }
     group = distributed.join("cpu")

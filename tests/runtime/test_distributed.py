@@ -32,6 +32,17 @@ def norm_net() -> nn.Module:
     )
 
 
+class Lstm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm = nn.LSTM(8, 32, batch_first=True)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
 def without_dropout(module: nn.Module) -> nn.Module:
     for child in module.modules():
         if isinstance(child, nn.Dropout):
@@ -46,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "mlp": (models.build("mlp", "pytorch", input_shape=(64,)), (64,)),
         "cifar_cnn": (without_dropout(models.build("cifar_cnn", "pytorch")), (3, 32, 32)),
         "norm": (norm_net(), (3, 16, 16)),
+        "lstm": (Lstm(), (12, 8)),
     }
     for name, (module, shape) in nets.items():
         oa.convert(module, torch.randn(2, *shape), trainable=True).save(path / f"{name}.onnx")
@@ -68,7 +80,7 @@ def results(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ["mlp", "cifar_cnn"])
+@pytest.mark.parametrize("name", ["mlp", "cifar_cnn", "lstm"])
 def test_two_processes_equal_one_with_the_whole_batch(name: str, results: dict[str, Any]) -> None:
     one, two = (np.array(results[run][name]["losses"]) for run in ("first-1", "first-2"))
     difference = float(np.abs(one - two).max())
