@@ -67,7 +67,13 @@ def network(*layers: nn.Module) -> nn.Module:
 def test_curves_agree(optimizer: str, bound: float, tmp_path: Path) -> None:
     """SGD is the same formula; AdamW is Hugging Face's, known to differ from torch's by up to 4e-3."""
     module = network(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 4)
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, 16),
+        nn.LayerNorm(16),
+        nn.Linear(16, 4),
     )
     path = oa.convert(module, torch.zeros(2, 3, 8, 8), trainable=True).save(tmp_path / "net.onnx")
     done = run(PROGRAM, str(path), optimizer)

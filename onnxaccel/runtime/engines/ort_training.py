@@ -187,8 +187,9 @@ def _forward(model: Model, loss: Loss) -> TrainingStep:
             if node.inputs[1] is None:
                 node.replace_input_with(1, op.constant(np.float32(0.5)))
             node.replace_input_with(2, op.constant(np.array(True)))
-            node.resize_outputs(2)  # its gradient reads the mask
-            node.outputs[1].name = op.fresh("mask")
+            _with_outputs(op, node, 2)
+        elif node.op_type == "LayerNormalization":
+            _with_outputs(op, node, 3)
     values = [p for p in trainable(graph) if name_of(p) in graph.graph.initializers]
     names = [name_of(p) for p in values]
     if not names:
@@ -198,6 +199,14 @@ def _forward(model: Model, loss: Loss) -> TrainingStep:
     return TrainingStep(
         graph, None, model.input_names(), {name: name for name in names}, start, names, classes
     )
+
+
+def _with_outputs(op: Builder, node: ir.Node, count: int) -> None:
+    """Give a node outputs that are optional, and that the engine's gradient reads all the same."""
+    first = len(node.outputs)
+    node.resize_outputs(max(count, first))
+    for output in node.outputs[first:]:
+        output.name = op.fresh("saved")
 
 
 def _refuse(model: Model) -> None:
