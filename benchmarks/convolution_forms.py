@@ -35,14 +35,14 @@ WEIGHT_FORMS = {
     "dW by position": {"THIN": ALWAYS, "SMALL": ALWAYS},
 }
 INPUT_FORMS = {
-    "dx ConvTranspose": {"LARGE_WEIGHT": NEVER},
-    "dx flipped weight": {"LARGE_WEIGHT": ALWAYS, "BATCH": NEVER},
-    "dx flipped images": {"LARGE_WEIGHT": ALWAYS, "BATCH": ALWAYS},
+    "dx ConvTranspose": {"_convolves": lambda window: False},
+    "dx flipped weight": {"BATCH": NEVER},
+    "dx flipped images": {"BATCH": ALWAYS},
 }
 
 
 @contextmanager
-def bounds(module: Any, values: Mapping[str, int]) -> Iterator[None]:
+def bounds(module: Any, values: Mapping[str, Any]) -> Iterator[None]:
     """Move the bounds between the forms."""
     before = {name: getattr(module, name) for name in values}
     vars(module).update(values)

@@ -22,20 +22,23 @@ CASES: list[Case] = [
     ((8, 8), 9, {"padding": (2, 0), "groups": 8, "stride": 2}, "channel"),
     ((8, 16), 9, {"padding": 1, "groups": 8}, "stack"),
     ((32, 48), 8, {"padding": 1, "groups": 2}, "stack"),
-    ((16, 24), 9, {"padding": 1}, "shifts"),
-    ((16, 24), 9, {}, "shifts"),
-    ((24, 16), 9, {"kernel_size": (3, 2), "padding": (2, 0)}, "shifts"),
-    ((16, 16), 11, {"kernel_size": 5, "padding": 1, "dilation": 2}, "shifts"),
+    ((16, 24), 16, {"padding": 1}, "shifts"),
+    ((16, 24), 16, {}, "shifts"),
+    ((24, 16), 16, {"kernel_size": (3, 2), "padding": (2, 0)}, "shifts"),
+    ((24, 16), 16, {"kernel_size": (2, 3), "padding": (0, 1)}, "shifts"),
+    ((16, 16), 28, {"kernel_size": 3, "padding": 1, "dilation": 2}, "shifts"),
+    ((16, 16), 30, {"kernel_size": 3, "padding": 2, "dilation": 2}, "shifts"),
+    ((16, 16), 28, {"kernel_size": 2, "padding": 3}, "shifts"),
+    ((20, 50), 12, {"kernel_size": 5}, "positions"),
     ((16, 24), 9, {"padding": 1, "stride": 2}, "positions"),
     ((16, 24), 9, {"kernel_size": 1}, "positions"),
     ((80, 16), 9, {"padding": 1}, "positions"),
-    ((128, 72), 6, {"padding": 1}, "positions flipped weight"),
-    ((128, 72), 6, {}, "positions flipped weight"),
-    ((128, 72), 7, {"padding": 2, "dilation": 2}, "positions flipped weight"),
-    ((72, 128), 1, {"padding": 1}, "positions flipped images"),
-    ((160, 144), 2, {"padding": 1}, "positions flipped images"),
-    ((160, 144), 3, {"kernel_size": (3, 2), "padding": (1, 1)}, "positions flipped images"),
-    ((256, 260), 2, {"kernel_size": 1}, "positions flipped images"),
+    ((128, 72), 6, {}, "positions"),
+    ((128, 72), 7, {"padding": 2, "dilation": 2}, "positions"),
+    ((72, 128), 1, {"padding": 1}, "positions"),
+    ((160, 144), 2, {"padding": 1}, "positions"),
+    ((160, 144), 3, {"kernel_size": (3, 2), "padding": (1, 1)}, "positions"),
+    ((256, 260), 2, {"kernel_size": 1}, "positions"),
 ]
 
 
@@ -65,5 +68,10 @@ def test_gradients_equal_torch(
         np.testing.assert_allclose(found[f"{name}_grad"], expected.numpy(), rtol=0, atol=3e-6 * scale)
 
     operators = Counter(node.op_type for node in gradient.graph)
-    assert ("flipped" in form) == (operators["Conv"] == 2)
-    assert (operators["Gemm"] == int(np.prod(module.kernel_size))) == form.startswith("positions")
+    positions = int(np.prod(module.kernel_size))
+    assert (operators["Gemm"] == positions) == (form == "positions")
+    assert (operators["MatMul"] == 1 and module.groups == 1) == (form == "shifts")
+    assert (operators["Mul"] == positions) == (form == "channel")
+    assert (operators["ConvTranspose"] == 1) == (
+        module.groups > 1 or module.stride != (1, 1) or positions == 4
+    )

@@ -47,7 +47,7 @@ def _input_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, wi
         "group": window.group,
     }
     if window.known(sizes) and window.known(counts):
-        if _prefers_convolution(weight, counts, window):
+        if _convolves(window):
             return _convolve_flipped(op, weight, dy, counts, window)
         # the rows that no window reached are output_padding
         missed = [
@@ -60,26 +60,18 @@ def _input_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, wi
     return fit(op, op.ConvTranspose(dy, weight, **settings), x, dy, window)
 
 
-def _prefers_convolution(weight: ir.Value, counts: list[int], window: Window) -> bool:
-    """Whether a convolution with flipped weights is the faster form of the input gradient.
+def _convolves(window: Window) -> bool:
+    """Whether the input gradient can be a convolution: one group, stride 1, no padding beyond the kernel.
 
-    onnxruntime multiplies a ConvTranspose image by image, so that small images make thin products. Flipping
-    costs a pass over the weight, or, where that is large, over the images.
+    It is the faster form: onnxruntime multiplies a ConvTranspose image by image, so that small images make
+    thin products. Flipping costs a pass over the weight, or, where that is large, over the images.
     """
-    dense = window.group == 1 and window.strides == [1] * window.rank
-    return dense and _inside(window) and _elements(weight) >= LARGE_WEIGHT
+    within = all(e - 1 >= max(p, q) for p, q, e in zip(window.begin, window.end, window.extent, strict=True))
+    return window.group == 1 and window.strides == [1] * window.rank and within
 
-
-LARGE_WEIGHT = 1 << 16
-"""Elements of a convolution's weight from which on its input gradient is a convolution (measured on CPU)."""
 
 BATCH = 32
 """Images per batch that sizes are weighed for where the batch is symbolic."""
-
-
-def _inside(window: Window) -> bool:
-    """Whether no padding is wider than the kernel reaches."""
-    return all(e - 1 >= max(p, q) for p, q, e in zip(window.begin, window.end, window.extent, strict=True))
 
 
 def _elements(weight: ir.Value) -> int:

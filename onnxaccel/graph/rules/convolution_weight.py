@@ -7,7 +7,9 @@ are the product ``dW_k = dY X_k^T``, where X_k is what kernel position k saw; th
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxaccel.graph.builder import Builder, Dim, dims_of
@@ -19,20 +21,24 @@ THIN = 16
 SMALL = 64
 """Channels up to which shifting both images is cheaper than cutting out what each position saw."""
 
+WASTE = 1.5
+"""How many times the products needed may be computed for the sake of shifting."""
+
 
 def weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
     """dW of ``y = W * x``, shaped like the weight."""
     spatial = range(2, 2 + window.rank)
     inputs, outputs = _channels(weight, 1), _channels(weight, 0)
-    plane, reached = _plane(x), _plane(dy)
     if inputs == 1 and outputs == window.group:
         return _by_channel(op, x, weight, dy, window)
+    small = window.group == 1 and THIN <= inputs and max(inputs, outputs) <= SMALL
+    canvas = _canvas(x, dy, window) if small else None
+    if canvas is not None:
+        return _by_shifts(op, x, weight, dy, window, canvas)
     x = op.Transpose(x, perm=[1, 0, *spatial])
     rows = op.Transpose(dy, perm=[1, 0, *spatial])
     if window.group > 1 or inputs < THIN:
         return _by_stack(op, x, weight, dy, rows, window)
-    if max(inputs, outputs) <= SMALL and plane and reached and _shiftable(window):
-        return _by_shifts(op, x, weight, rows, window, plane, reached)
     return _by_position(op, x, weight, dy, rows, window)
 
 
@@ -58,42 +64,88 @@ def _by_position(
     return op.reshape_like(op.Transpose(stacked, perm=[1, 2, 0]), weight)
 
 
-def _by_shifts(
-    op: Builder,
-    x: ir.Value,
-    weight: ir.Value,
-    rows: ir.Value,
-    window: Window,
-    plane: list[int],
-    reached: list[int],
-) -> ir.Value:
-    """x shifted along the columns against dy shifted along the rows, one product per kernel column.
+@dataclass(frozen=True)
+class _Canvas:
+    """Where images and gradients lie when both are flattened to rows of equal width, zeros between the rows.
 
-    ``dW[a, b] = sum over rows r and columns c of dy[r - a d + p, c] x[r, c + b d - p]``: three copies of each
-    image for a 3 x 3 kernel instead of nine of one.
+    Attributes:
+        width: Columns of a row: those of the image and, once, the wider of its paddings.
+        length: Elements of a block, which holds one shifted copy.
+        rows: For each kernel row where dy begins in its block.
+        columns: For each kernel column where x begins in its block.
+    """
+
+    width: int
+    length: int
+    rows: list[int]
+    columns: list[int]
+
+    @classmethod
+    def of(cls, plane: list[int], reached: list[int], window: Window) -> _Canvas:
+        """``dy[r, c]`` meets ``x[r + a d - p, c + b d - p]`` when their begins differ by that much."""
+        (top, left), (down, across) = window.begin, window.dilations
+        width = max(plane[1] + max(left, window.end[1]), reached[1])
+        spare = max(0, (window.kernel[1] - 1) * across - left - top * width)
+        rows = [spare + a * down * width for a in range(window.kernel[0])]
+        columns = [spare + top * width + left - b * across for b in range(window.kernel[1])]
+        length = max(max(rows) + reached[0] * width, max(columns) + plane[0] * width)
+        return cls(width, length, rows, columns)
+
+
+def _by_shifts(
+    op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window, canvas: _Canvas
+) -> ir.Value:
+    """``dW[a, b] = sum over rows r and columns c of dy[r, c] x[r + a d - p, c + b d - p]``, image by image.
+
+    dy shifted for each kernel row against x shifted for each kernel column: a product of two stacks of three
+    copies for a 3 x 3 kernel, where what all positions saw would be nine. The images are a batch of products,
+    which threads share; their sum comes last.
     """
     inputs, outputs = _channels(weight, 1), _channels(weight, 0)
-    (height, width), (tall, wide) = plane, reached
-    across = [window.begin[1] - b * window.dilations[1] for b in range(window.kernel[1])]
-    down = [a * window.dilations[0] - window.begin[0] for a in range(window.kernel[0])]
-    columns = [_shift(op, x, 3, begin, wide - width - begin, inputs) for begin in across]
-    stacked = op.Concat(
-        *[_shift(op, rows, 2, begin, height - tall - begin, outputs) for begin in down], axis=0
-    )
-    products = [op.Gemm(stacked, column, transB=1) for column in columns]
-    whole = op.Reshape(op.Concat(*products, axis=0), [*window.kernel[::-1], outputs, inputs])
-    return op.Transpose(whole, perm=[2, 3, 1, 0])
+    lines = _shifted(op, dy, outputs, canvas.rows, canvas)
+    columns = _shifted(op, x, inputs, canvas.columns, canvas)
+    product = op.ReduceSum(op.MatMul(lines, op.Transpose(columns, perm=[0, 2, 1])), [0], keepdims=0)
+    whole = op.Reshape(product, [outputs, window.kernel[0], inputs, window.kernel[1]])
+    return op.Transpose(whole, perm=[0, 2, 1, 3])
 
 
-def _shift(op: Builder, x: ir.Value, axis: int, begin: int, end: int, channels: int) -> ir.Value:
-    """x with zeros (or, below 0, cuts) of those sizes at both ends of an axis, as [channels, the rest]."""
-    shifted = op.Pad(x, [begin, end], None, [axis]) if begin or end else x
-    return op.Reshape(shifted, [channels, -1])
+def _shifted(op: Builder, x: ir.Value, channels: int, begins: list[int], canvas: _Canvas) -> ir.Value:
+    """Copies of [N, channels, H, W], each in a block that it begins where told, as [N, rows, length]."""
+    plane = _plane(x)
+    assert plane is not None
+
+    def zeros(*shape: int) -> ir.Value:
+        sizes = op.Concat(op.Shape(x, start=0, end=2), list(shape), axis=0)
+        value = op.ConstantOfShape(
+            sizes, value=ir.tensor(np.zeros(1, (x.dtype or ir.DataType.FLOAT).numpy()))
+        )
+        value.type = x.type
+        return value
+
+    if canvas.width > plane[1]:
+        x = op.Concat(x, zeros(plane[0], canvas.width - plane[1]), axis=3)
+    used = plane[0] * canvas.width
+    flat = op.Reshape(x, [0, channels, used])
+    gaps = [begin + (canvas.length - before - used) for before, begin in itertools.pairwise(begins)]
+    parts = [flat]
+    for gap in gaps:
+        parts += [zeros(gap), flat] if gap else [flat]
+    first, last = begins[0], canvas.length - begins[-1] - used
+    parts = [*([zeros(first)] if first else []), *parts, *([zeros(last)] if last else [])]
+    stacked = op.Concat(*parts, axis=2) if len(parts) > 1 else flat
+    return op.Reshape(stacked, [0, channels * len(begins), canvas.length])
 
 
-def _shiftable(window: Window) -> bool:
-    """Whether `_by_shifts` applies: rows and columns of kernel positions, stride 1."""
-    return window.rank == 2 and window.strides == [1, 1] and min(window.kernel) > 1
+def _canvas(x: ir.Value, dy: ir.Value, window: Window) -> _Canvas | None:
+    """The canvas of `_by_shifts`, or None where that does not apply or computes much for nothing.
+
+    It needs rows and columns of kernel positions, stride 1, and planes of known size.
+    """
+    plane, reached = _plane(x), _plane(dy)
+    if window.rank != 2 or window.strides != [1, 1] or min(window.kernel) == 1 or not plane or not reached:
+        return None
+    canvas = _Canvas.of(plane, reached, window)
+    return canvas if canvas.length <= WASTE * reached[0] * reached[1] else None
 
 
 def _plane(x: ir.Value) -> list[int] | None:
