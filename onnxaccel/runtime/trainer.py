@@ -295,9 +295,8 @@ class Trainer:
             except (KeyboardInterrupt, PeerLost) as error:
                 if isinstance(error, PeerLost) and not interruption.noted:
                     raise
-                if (
-                    store is not None
-                ):  # the state is whole, also where another process heeded the signal first
+                # the state is whole, also where another process heeded the signal first
+                if store is not None:
                     store.save(self._stepper.state(), progress)
                 raise KeyboardInterrupt from None
         if (best or early_stopping is not None) and self._best is not None:
