@@ -36,8 +36,8 @@ WEIGHT_FORMS = {
 }
 INPUT_FORMS = {
     "dx ConvTranspose": {"_convolves": lambda window: False},
-    "dx flipped weight": {"BATCH": NEVER},
-    "dx flipped images": {"BATCH": ALWAYS},
+    "dx flipped weight": {"_flips_weight": lambda weight, dy: True},
+    "dx flipped images": {"_flips_weight": lambda weight, dy: False},
 }
 
 

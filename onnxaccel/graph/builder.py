@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -167,8 +168,12 @@ class Builder:
 
     def zeros_like(self, x: ir.Value) -> ir.Value:
         """Zeros of the shape and type of ``x``."""
-        dtype = x.dtype or ir.DataType.FLOAT
-        zeros = self.ConstantOfShape(self.shape_of(x), value=ir.tensor(np.zeros(1, dtype.numpy())))
+        return self.zeros(self.shape_of(x), x)
+
+    def zeros(self, shape: ir.Value, like: ir.Value) -> ir.Value:
+        """Zeros of a shape, an int64 vector, and of the type of ``like``."""
+        dtype = like.dtype or ir.DataType.FLOAT
+        zeros = self.ConstantOfShape(shape, value=ir.tensor(np.zeros(1, dtype.numpy())))
         zeros.type = ir.TensorType(dtype)
         return zeros
 
@@ -211,6 +216,16 @@ def dims_of(x: ir.Value) -> list[Dim] | None:
     if x.shape is None:
         return None
     return [dim if isinstance(dim, int) else dim.value for dim in x.shape]
+
+
+BATCH = 32
+"""What a symbolic dimension, mostly the batch, counts for when sizes are compared."""
+
+
+def estimated_size(x: ir.Value) -> float:
+    """About how many elements a value has; infinity when even the rank is unknown."""
+    dims = dims_of(x)
+    return math.inf if dims is None else math.prod(d if isinstance(d, int) else BATCH for d in dims)
 
 
 def constant_of(x: ir.Value | None) -> np.ndarray[Any, Any] | None:

@@ -7,14 +7,9 @@ model's step.
 
 from __future__ import annotations
 
-import math
-
 import onnx_ir as ir
 
-from onnxaccel.graph.builder import Builder, attribute, dims_of
-
-BATCH = 32
-"""What a symbolic dimension, the batch, counts for when sizes are compared."""
+from onnxaccel.graph.builder import Builder, attribute, estimated_size
 
 
 def plus(op: Builder, x: ir.Value, factor: float, g: ir.Value) -> ir.Value:
@@ -31,8 +26,8 @@ def step_back(op: Builder, p: ir.Value, direction: ir.Value, rate: ir.Value) -> 
     if product is not None:
         a, b = product.inputs
         assert a is not None and b is not None
-        small = min(a, b, key=_size)
-        if _size(small) < _size(p):
+        small = min(a, b, key=estimated_size)
+        if estimated_size(small) < estimated_size(p):
             operands = [op.Mul(x, rate) if x is small else x for x in (a, b)]
             return op.Gemm(*operands, p, alpha=-1.0, **_transposed(product))
     return op.Sub(p, op.Mul(direction, rate))
@@ -53,8 +48,3 @@ def _product(g: ir.Value) -> ir.Node | None:
 
 def _transposed(product: ir.Node) -> dict[str, int]:
     return {name: attribute(product, name, 0) for name in ("transA", "transB")}
-
-
-def _size(x: ir.Value) -> float:
-    dims = dims_of(x)
-    return math.inf if dims is None else math.prod(d if isinstance(d, int) else BATCH for d in dims)

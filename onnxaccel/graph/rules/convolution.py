@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxaccel.errors import UnsupportedOperator
-from onnxaccel.graph.builder import Builder, attribute, describe, dims_of
+from onnxaccel.graph.builder import Builder, attribute, describe, dims_of, estimated_size
 from onnxaccel.graph.rules.convolution_weight import weight_gradient
 from onnxaccel.graph.rules.registry import gradient
 from onnxaccel.graph.rules.window import Window
@@ -48,7 +46,7 @@ def _input_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, wi
     }
     if window.known(sizes) and window.known(counts):
         if _convolves(window):
-            return _convolve_flipped(op, weight, dy, counts, window)
+            return _convolve_flipped(op, weight, dy, window)
         # the rows that no window reached are output_padding
         missed = [
             n + p + q - e - s * (m - 1)
@@ -70,17 +68,12 @@ def _convolves(window: Window) -> bool:
     return window.group == 1 and window.strides == [1] * window.rank and within
 
 
-BATCH = 32
-"""Images per batch that sizes are weighed for where the batch is symbolic."""
+def _flips_weight(weight: ir.Value, dy: ir.Value) -> bool:
+    """Whether to flip the weight, being no larger than the images, or else the images."""
+    return estimated_size(weight) <= estimated_size(dy)
 
 
-def _elements(weight: ir.Value) -> int:
-    return math.prod(d for d in dims_of(weight) or [] if isinstance(d, int))
-
-
-def _convolve_flipped(
-    op: Builder, weight: ir.Value, dy: ir.Value, counts: list[int], window: Window
-) -> ir.Value:
+def _convolve_flipped(op: Builder, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
     """dx = dy * flip(W'), W' being W with its channel axes swapped; or, the same, flip(flip(dy) * W')."""
     spatial = list(range(2, 2 + window.rank))
     reach = [e - 1 for e in window.extent]
@@ -88,9 +81,7 @@ def _convolve_flipped(
     after = [r - q for r, q in zip(reach, window.end, strict=True)]
     swapped = op.Transpose(weight, perm=[1, 0, *spatial])
     settings = {"kernel_shape": window.kernel, "dilations": window.dilations}
-    channels = (dims_of(weight) or [0])[0]
-    images = BATCH * math.prod(counts) * (channels if isinstance(channels, int) else 1)
-    if _elements(weight) <= images:
+    if _flips_weight(weight, dy):
         return op.Conv(dy, _flip(op, swapped, spatial), pads=before + after, **settings)
     return _flip(op, op.Conv(_flip(op, dy, spatial), swapped, pads=after + before, **settings), spatial)
 
@@ -129,9 +120,5 @@ def extend(op: Builder, x: ir.Value, amounts: list[int]) -> ir.Value:
     for axis, amount in enumerate(amounts, start=2):
         if amount:
             shape = op.Concat(op.Shape(x, start=0, end=axis), [amount], op.Shape(x, start=axis + 1), axis=0)
-            zeros = op.ConstantOfShape(
-                shape, value=ir.tensor(np.zeros(1, (x.dtype or ir.DataType.FLOAT).numpy()))
-            )
-            zeros.type = x.type
-            x = op.Concat(x, zeros, axis=axis)
+            x = op.Concat(x, op.zeros(shape, x), axis=axis)
     return x

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxaccel.graph.builder import Builder, Dim, dims_of
@@ -115,12 +114,7 @@ def _shifted(op: Builder, x: ir.Value, channels: int, begins: list[int], canvas:
     assert plane is not None
 
     def zeros(*shape: int) -> ir.Value:
-        sizes = op.Concat(op.Shape(x, start=0, end=2), list(shape), axis=0)
-        value = op.ConstantOfShape(
-            sizes, value=ir.tensor(np.zeros(1, (x.dtype or ir.DataType.FLOAT).numpy()))
-        )
-        value.type = x.type
-        return value
+        return op.zeros(op.Concat(op.Shape(x, start=0, end=2), list(shape), axis=0), x)
 
     if canvas.width > plane[1]:
         x = op.Concat(x, zeros(plane[0], canvas.width - plane[1]), axis=3)
