@@ -7,6 +7,7 @@ NCCL between NVIDIA GPUs.
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import functools
 import hashlib
@@ -171,4 +172,6 @@ def join(device: str) -> Group | None:
             f"the other processes cannot be reached at {address} ({why}); is the port taken, or a firewall "
             "between?"
         ) from None
+    # Left to the interpreter's end, gloo's threads are torn down while they run, and at times abort.
+    atexit.register(torch.distributed.destroy_process_group)
     return Group(int(os.environ["RANK"]), size, device)

@@ -123,7 +123,9 @@ def _start(arguments: Sequence[str], rank: int, workers: int, attempt: int, port
 def _first_to_fail(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
     """Wait for the end; gives the process that failed, None where all ended well.
 
-    Where one was killed, others fail for want of it, and where all meet the same error, the first one tells.
+    The first one reports and writes the files: once it has ended well, the training is done, whatever becomes
+    of the others. Where one was killed, others fail for want of it; where all meet the same error, the first
+    one tells.
     """
     while any(process.poll() is None for process in processes):
         if any(process.poll() for process in processes):
@@ -132,6 +134,8 @@ def _first_to_fail(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
                 time.sleep(0.02)
             break
         time.sleep(0.02)
+    if processes[0].poll() == 0:
+        return None
     failed = [number for number, process in enumerate(processes) if process.poll()]
     return min(failed, key=lambda number: (processes[number].returncode > 0, number), default=None)
 

@@ -19,7 +19,7 @@ from torch import nn
 import onnxaccel as oa
 from onnxaccel import models
 from onnxaccel.graph.model import Model
-from onnxaccel.runtime.launch import _free_port
+from onnxaccel.runtime.launch import _first_to_fail, _free_port
 
 PROGRAM = Path(__file__).with_name("parallel_program.py")
 DIGITS = ["--data", "sklearn:digits#0:1500", "--val", "sklearn:digits#1500:", "--ep", "cpu", "--seed", "3"]
@@ -164,3 +164,23 @@ def test_torchrun_starts_the_same_training(folder: Path, tmp_path: Path) -> None
     expected, found = Model.load(ours).weights(), Model.load(theirs).weights()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value)
+
+
+def test_a_worker_that_dies_after_the_first_one_is_done_starts_nothing_again() -> None:
+    """The first one has written and reported by then: a second start would train, write and report twice."""
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for code in ("", "import os; os.abort()")]
+    processes[0].wait()
+    assert _first_to_fail(processes) is None
+    assert processes[1].wait() == -signal.SIGABRT
+
+
+def test_processes_that_exchanged_something_end_well() -> None:
+    """Groups that are not taken down abort at the interpreter's end, one time in four."""
+    program = "import torch; from onnxaccel.runtime.distributed import join; join('cpu').sum(torch.ones(9))"
+    port = str(_free_port())
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], env=os.environ | group | {"RANK": rank})
+        for rank in "01"
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
