@@ -1,0 +1,1 @@
+"""The native frameworks beside ONNX Runtime, on the same machine, weights, data and threads."""
