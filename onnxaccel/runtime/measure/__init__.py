@@ -31,6 +31,11 @@ GAP = 0.3
 BUSY = 0.15
 """Share of the machine's time that other programs may take during a turn."""
 
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
+}
+"""For jobs that import the onnxaccel that started them."""
+
 
 class Failed(AccelError):
     """A candidate's process crashed, hung or took too much memory."""
@@ -246,6 +251,12 @@ def once(job: Job, limits: Limits) -> dict[str, Any]:
     with Worker(job, limits) as worker:
         facts: dict[str, Any] = worker.introduction["facts"]
         return facts
+
+
+def reason(message: str) -> str:
+    """A traceback's last line without the exception's type."""
+    kind, colon, rest = message.partition(": ")
+    return rest if colon and kind.rpartition(".")[2].isidentifier() and kind[0].isalpha() else message
 
 
 def _introduce(result: Result, introduction: Mapping[str, Any]) -> None:

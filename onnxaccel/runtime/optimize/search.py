@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from onnxaccel.errors import ModelError
 from onnxaccel.graph.feeds import relative_error
 from onnxaccel.graph.model import PROTO_LIMIT, Model, SessionSettings
 from onnxaccel.runtime import measure
-from onnxaccel.runtime.measure import Failed, Job, Limits, Result
+from onnxaccel.runtime.measure import ENVIRONMENT, Failed, Job, Limits, Result, reason
 from onnxaccel.runtime.optimize.results import Candidate, Optimization, Row
 from onnxaccel.runtime.optimize.samples import Samples, collect
 from onnxaccel.runtime.optimize.variants import variant
@@ -40,10 +39,6 @@ _PROVIDER_OPTIONS: dict[str, tuple[dict[str, str], ...]] = {
 """Options that are tried on each provider."""
 
 _PACKAGE = "onnxaccel.runtime.optimize"
-_ENVIRONMENT = {
-    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
-}
-"""Candidates import the onnxaccel that started them."""
 
 
 class Search:
@@ -89,7 +84,7 @@ class Search:
                 )
                 files[name] = target
             except Failed as error:
-                self._rows[name] = Row(name, verdict=f"cannot be built: {_cause(str(error))}")
+                self._rows[name] = Row(name, verdict=f"cannot be built: {reason(str(error))}")
         found = []
         for provider in providers:
             for options in _PROVIDER_OPTIONS[provider]:
@@ -130,7 +125,7 @@ class Search:
             running[candidate.name] = Job(
                 f"{_PACKAGE}.candidate:run",
                 {**self._setup(candidate), "batch_size": self.batch_size},
-                environment=_ENVIRONMENT,
+                environment=ENVIRONMENT,
             )
         if self._reference not in running:
             why = self._rows[self._reference].verdict.removeprefix("does not run: ")
@@ -150,7 +145,7 @@ class Search:
             str(size): Job(
                 f"{_PACKAGE}.candidate:run",
                 {**self._setup(winner), "batch_size": size},
-                environment=_ENVIRONMENT,
+                environment=ENVIRONMENT,
             )
             for size in sizes
         }
@@ -164,7 +159,7 @@ class Search:
         try:
             facts = measure.once(self._job("candidate:judge", setup), self._limits)
         except Failed as error:
-            row.verdict = f"does not run: {_cause(str(error))}"
+            row.verdict = f"does not run: {reason(str(error))}"
             return False
         row.accuracy = facts["accuracy"]
         reference = self._rows[self._reference]
@@ -179,7 +174,7 @@ class Search:
 
     def _enter(self, row: Row, result: Result, base: Result) -> None:
         if result.failure is not None:
-            row.verdict = f"does not run: {_cause(result.failure)}"
+            row.verdict = f"does not run: {reason(result.failure)}"
             row.error = None
             return
         row.p50, row.p90, row.p99 = (1e3 * result.percentile(share) for share in (0.5, 0.9, 0.99))
@@ -249,7 +244,7 @@ class Search:
 
     def _job(self, function: str, setup: Mapping[str, Any]) -> Job:
         base = {"source": str(self._original), "samples": str(self.samples.calibration)}
-        return Job(f"{_PACKAGE}.{function}", {**base, **setup}, environment=_ENVIRONMENT)
+        return Job(f"{_PACKAGE}.{function}", {**base, **setup}, environment=ENVIRONMENT)
 
     def _setup(self, candidate: Candidate) -> dict[str, Any]:
         return {
@@ -271,9 +266,3 @@ def _wins(row: Row) -> bool:
 def _label(provider: str, options: Mapping[str, str]) -> list[str]:
     on = [] if provider == "cpu" else [f"on {provider}"]
     return on + [f"{name}={value}" for name, value in options.items()]
-
-
-def _cause(message: str) -> str:
-    """A traceback's last line without the exception's type."""
-    kind, colon, rest = message.partition(": ")
-    return rest if colon and kind.rpartition(".")[2].isidentifier() and kind[0].isalpha() else message
