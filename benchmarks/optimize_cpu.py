@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--max-error", type=float, default=0.02)
+    parser.add_argument("--max-error", type=float, default=0.01)
     parser.add_argument("--patience", type=int, default=4)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -112,8 +112,11 @@ def show_optimization(found: Optimization) -> None:
     columns = ("candidate", "p50 ms", "p90", "p99", "samples/s", "speed-up", "MiB", "file MiB", "error")
     show(f"Batch of {found.batch_size}", (*columns, "accuracy", "verdict"), rows)
     if found.throughput_by_batch:
-        sizes = [(size, f"{rate:,.0f}") for size, rate in found.throughput_by_batch.items()]
-        show(f"Throughput of {found.winner}", ("batch", "samples/s"), sizes)
+        sizes = [
+            (size, f"{rate:,.0f}", found.speedup_by_batch.get(size))
+            for size, rate in found.throughput_by_batch.items()
+        ]
+        show(f"Throughput of {found.winner}", ("batch", "samples/s", "times the original's"), sizes)
     if found.profile is not None:
         times = [(t.operator, t.provider, t.nodes, t.milliseconds, f"{t.share:.1%}") for t in found.profile]
         show("Time by operator", ("operator", "provider", "nodes", "ms per run", "share"), times)

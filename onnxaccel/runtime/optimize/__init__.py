@@ -1,8 +1,8 @@
 """`optimize`: the fastest variant of a model on this machine, within a budget of error.
 
 All of it is measured: first the graphs (the original, fused, fp16, int8) and the providers run against each
-other, then the threads of the best one. Each candidate is built, judged and measured in processes of its own;
-see `onnxaccel.runtime.measure`.
+other, then the threads and the layout of the best one, then the winner once more against the original. Each
+candidate is built, judged and measured in processes of its own; see `onnxaccel.runtime.measure`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxaccel.data import Source
+from onnxaccel.errors import AccelError
 from onnxaccel.graph.model import Model, SessionSettings
+from onnxaccel.runtime import distributed
 from onnxaccel.runtime.measure import Limits
 from onnxaccel.runtime.optimize.profile import profile
 from onnxaccel.runtime.optimize.results import Candidate, Optimization, Row
-from onnxaccel.runtime.optimize.search import ORIGINAL, Search
+from onnxaccel.runtime.optimize.search import ORIGINAL, Search, best_batch
 from onnxaccel.runtime.providers import resolve, usable
 
 
@@ -62,11 +64,14 @@ def optimize(
         progress: Called with one line per stage.
 
     Raises:
+        AccelError: This is one of several processes.
         ModelError: The model does not run as it is.
         DataError: The data is unreadable or does not fit the model.
         ProviderError: The provider is not usable here.
         OutputError: ``output`` cannot be written.
     """
+    if distributed.size_of_group() > 1:
+        raise AccelError("optimize measures one machine by itself; start it once, not under torchrun")
     model = model if isinstance(model, Model) else Model.load(model)
     providers = usable() if ep == "auto" else [resolve(ep).name]
     with tempfile.TemporaryDirectory(prefix="onnxaccel-") as scratch:
@@ -80,14 +85,20 @@ def optimize(
             "progress": progress,
         }
         search.compare(search.graphs(providers, variants, progress), timing)
-        search.compare(search.threads(), timing)
-        winner = search.winner()
+        search.compare(search.tunings(), timing)
+        winner = search.confirm(timing)
         found = search.report(winner)
         if search.samples.fixed_batch is None and batch_sizes:
-            found.throughput_by_batch = search.throughput(winner, batch_sizes, timing)
+            found.throughput_by_batch, found.speedup_by_batch = search.throughput(winner, batch_sizes, timing)
             if found.throughput_by_batch:
-                best = max(found.throughput_by_batch, key=lambda n: found.throughput_by_batch[n])
-                found.settings = replace(found.settings, batch_size=best)
+                chosen = best_batch(found.throughput_by_batch)
+                found.settings = replace(found.settings, batch_size=chosen)
+                ratio = found.speedup_by_batch.get(chosen, 1.0)
+                if ratio < 1:
+                    found.warnings.append(
+                        f"in batches of {chosen} the original is faster: {winner.name} {ratio:.2f}x; "
+                        f"with --batch-size {chosen} the search is for that"
+                    )
         if with_profile:
             found.profile = profile(winner.file, winner.settings, search.samples.judged, search.batch_size)
         if output is not None:

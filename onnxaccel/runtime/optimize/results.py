@@ -31,6 +31,8 @@ class Row:
         throughput: Samples per second, the median of the rounds.
         speedup: The original's p50 in the same rounds, divided by this one's.
         rounds_won: Rounds in which it did more steps per second than the original, of all.
+        confirmed: The speed-up in fresh rounds against the original alone, for those in line to win: the best
+            of many noisy figures is too good.
         memory: Bytes added at their peak by loading and running it.
         size: Bytes of the file.
         relative_error: Largest difference to the original's outputs, relative to their largest value.
@@ -48,6 +50,7 @@ class Row:
     throughput: float | None = None
     speedup: float | None = None
     rounds_won: float | None = None
+    confirmed: float | None = None
     memory: int | None = None
     size: int | None = None
     relative_error: float | None = None
@@ -63,7 +66,7 @@ class Optimization:
 
     Attributes:
         winner: Name of the fastest candidate within the budget; "fp32": the model as it was.
-        speedup: How many times as fast as the original it is.
+        speedup: How many times as fast as the original it is, in rounds of their own; see `Row.confirmed`.
         error: Its error, see `Row.error`.
         metric: "accuracy" (the budget bounds its loss) or "relative_error".
         budget: The largest error allowed.
@@ -71,6 +74,7 @@ class Optimization:
         settings: How the winner is run.
         rows: All candidates.
         throughput_by_batch: The winner's samples per second by batch size, where the model leaves it open.
+        speedup_by_batch: The same, divided by the original's.
         warnings: What to keep in mind about these figures.
         output: Where the winner was written, or None.
         profile: Where the winner's time goes, where it was asked for.
@@ -85,6 +89,7 @@ class Optimization:
     settings: SessionSettings
     rows: list[Row]
     throughput_by_batch: dict[int, float] = field(default_factory=dict)
+    speedup_by_batch: dict[int, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     output: str | None = None
     profile: list[OperatorTime] | None = None
