@@ -10,6 +10,7 @@
     ├── DataError               the data set is unreadable, empty, or does not fit the model
     ├── TrainingError           training cannot start or go on
     │   └── CheckpointError     a checkpoint is damaged or belongs to another model
+    ├── ComparisonError         a comparison cannot be made, or its document cannot be read
     ├── ProviderError           an execution provider is not usable here
     ├── MissingDependency       an optional package is not installed
     └── OutputError             a result cannot be written
@@ -58,6 +59,10 @@ class TrainingError(AccelError):
 
 class CheckpointError(TrainingError):
     """A checkpoint is damaged, or belongs to another model or optimizer."""
+
+
+class ComparisonError(AccelError):
+    """A comparison cannot be made, or its document cannot be read."""
 
 
 class ProviderError(AccelError):
