@@ -8,7 +8,8 @@ from pathlib import Path
 from onnxaccel.converters.caffe.solver import read_solver
 from onnxaccel.converters.caffe.writing import caffemodel_of
 from onnxaccel.errors import ModelError, OutputError
-from onnxaccel.graph.model import Model, atomic_folder
+from onnxaccel.files import atomic_folder
+from onnxaccel.graph.model import Model
 
 __all__ = ["read_solver", "save_caffemodel"]
 

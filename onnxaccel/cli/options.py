@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from onnxaccel.errors import OutputError
+from onnxaccel.files import scratch_folder
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.")]
@@ -93,7 +93,8 @@ def writable(path: Path) -> Path:
     try:
         if path.is_dir():
             raise IsADirectoryError(None, "a folder of that name is there")
-        tempfile.TemporaryFile(dir=folder).close()
+        with scratch_folder(folder):
+            pass
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}); choose another place with -o"

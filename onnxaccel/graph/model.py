@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import copy
 import json
 import os
-import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -21,6 +18,7 @@ from google.protobuf.message import DecodeError
 from onnx_ir.passes import common as passes
 
 from onnxaccel.errors import ModelError, OutputError
+from onnxaccel.files import atomic_folder, scratch_folder
 from onnxaccel.graph.proto_file import write_proto
 from onnxaccel.graph.shapes import Loops, keep_ranks
 
@@ -283,8 +281,8 @@ class Model:
     def check(self) -> None:
         """Raise `ModelError` unless the graph is valid ONNX (operator schemas, types, order)."""
         if self.nbytes > LARGE:
-            with tempfile.TemporaryDirectory() as folder:
-                self._checked(str(self.save(Path(folder) / "model.onnx", apart=True)))
+            with scratch_folder() as folder:
+                self._checked(str(self.save(folder / "model.onnx", apart=True)))
         else:
             self._checked(self.to_proto())
 
@@ -382,23 +380,6 @@ def tensor_of(value: ir.Value) -> np.ndarray[Any, Any]:
     if tensor is None:
         raise ModelError(f"{value.name!r} is not a constant of the graph")
     return tensor.numpy()
-
-
-@contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A scratch folder inside ``target``; the files left in it move to ``target`` when the block ends well.
-
-    Each file is flushed to disk before it takes its final name, the last-named (alphabetically first) one
-    last, so that a model never refers to data that is not there.
-    """
-    if not target.is_dir():
-        raise OSError(None, f"the folder {target} does not exist")
-    with tempfile.TemporaryDirectory(prefix=".onnxaccel-", dir=target) as scratch:
-        yield Path(scratch)
-        for file in sorted(Path(scratch).iterdir(), reverse=True):
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-            os.replace(file, target / file.name)
 
 
 def _opset(proto: onnx.ModelProto) -> int:

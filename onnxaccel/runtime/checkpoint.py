@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from onnxaccel.errors import CheckpointError, OutputError
-from onnxaccel.graph.model import atomic_folder
+from onnxaccel.files import atomic_folder
 
 BEST = "best.safetensors"
 """The file that holds the checkpoint after the best epoch."""
@@ -89,10 +88,8 @@ class Checkpoints:
             CheckpointError: Another training holds it, or there is nothing to resume.
             OutputError: The folder cannot be written.
         """
-        if resume:
-            self._ours = self._numbered()
-            if not self._ours:
-                raise CheckpointError(f"{self.folder}: no checkpoint in it; start without --resume")
+        if resume and not self.exists():
+            raise CheckpointError(f"{self.folder}: no checkpoint in it; start without --resume")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -111,8 +108,7 @@ class Checkpoints:
                 ) from None
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-            for scratch in self.folder.glob(".onnxaccel-*"):  # of a training that was killed while it wrote
-                shutil.rmtree(scratch, ignore_errors=True)
+            self._ours = self._numbered() if resume else []
             yield
         finally:
             os.close(lock)
@@ -133,11 +129,13 @@ class Checkpoints:
         header = {_KEY: json.dumps(asdict(progress))}
         stale = [] if self._ours else [*self._numbered(), self.folder / BEST]
         try:
-            with atomic_folder(self.folder) as scratch:
-                for name in [path.name, BEST] if best else [path.name]:
+            # The best one first: killed in between, a resumed training comes to that epoch again, and to the
+            # same best one. The other way round it would take the one before for it.
+            for name in [BEST, path.name] if best else [path.name]:
+                with atomic_folder(self.folder) as scratch:
                     save_file(tensors, scratch / name, metadata=header)
-                for old in stale:  # of another training, and perhaps of more steps than this one
-                    old.unlink(missing_ok=True)
+                    while stale:  # of another training, and perhaps of more steps than this one
+                        stale.pop().unlink(missing_ok=True)
             self._ours = [*(p for p in self._ours if p != path), path]
             for old in self._ours[: -self.keep]:
                 old.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from onnxaccel.errors import ModelError, ProviderError
+from onnxaccel.files import scratch_folder
 from onnxaccel.graph.model import LARGE, Model, SessionSettings
 from onnxaccel.runtime.providers import Provider, missing, resolve
 
@@ -147,9 +147,9 @@ def _create(model: Model | Path, options: ort.SessionOptions, provider: Provider
         elif model.nbytes <= LARGE:
             session = ort.InferenceSession(model.to_proto().SerializeToString(), options, **settings)
         else:
-            with tempfile.TemporaryDirectory() as folder:
+            with scratch_folder() as folder:
                 session = ort.InferenceSession(
-                    model.save(Path(folder) / "model.onnx", apart=True), options, **settings
+                    model.save(folder / "model.onnx", apart=True), options, **settings
                 )
     except Exception as error:
         raise ModelError(f"onnxruntime {ort.__version__} refuses the model: {short(error)}") from None

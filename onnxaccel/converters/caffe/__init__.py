@@ -6,7 +6,7 @@ Parameters are named ``<layer>.weight`` and ``<layer>.bias``, running statistics
 
 from __future__ import annotations
 
-import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from onnxaccel.converters.caffe.writing import caffemodel_of
 from onnxaccel.converters.contract import Conversion, Options
 from onnxaccel.converters.detect import Detected
 from onnxaccel.errors import ConversionError
+from onnxaccel.files import scratch_folder
 
 __all__ = ["Assembly", "build", "convert_files", "convert_live", "load_weights", "read_net"]
 
@@ -55,17 +56,17 @@ def convert_files(detected: Detected, options: Options) -> Conversion:
     made.model.metadata.heads = heads(trained)
     record(made, net, trained, prototxt, solver)
     kinds = {layer.name: layer.type for layer in net}
-    files, scratch = (prototxt, weights[0] if weights else None), None
+    files, scratch = (prototxt, weights[0] if weights else None), ExitStack()
     if solver is not None or DATA & set(kinds.values()):  # no data, or weights that were only just drawn
-        scratch = tempfile.TemporaryDirectory()
-        files = deploy.write(net, made.model, caffemodel_of(made.model, prototxt), Path(scratch.name))
+        folder = scratch.enter_context(scratch_folder())
+        files = deploy.write(net, made.model, caffemodel_of(made.model, prototxt), folder)
     reference = find_reference(*files, made.writers)
     return Conversion(
         made.model,
         reference.run if reference else None,
         _name_of(reference),
         rows=frozenset(blob for blob, layer in made.writers.items() if kinds[layer] in DETECTIONS),
-        close=scratch.cleanup if scratch is not None else lambda: None,
+        close=scratch.close,
     )
 
 

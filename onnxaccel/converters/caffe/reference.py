@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from onnxaccel.converters.contract import Arrays
 from onnxaccel.errors import ConversionError
+from onnxaccel.files import scratch_folder
 
 _WORKER = Path(__file__).with_name("pycaffe_worker.py")
 _TIMEOUT = 600
@@ -55,11 +55,11 @@ class RealCaffe:
         One process runs them all; one that dies is started again behind the network that killed it.
         """
         results: list[Arrays | str] = []
-        with tempfile.TemporaryDirectory() as folder:
-            jobs = [self._job(Path(folder), index, one) for index, one in enumerate(passes)]
+        with scratch_folder() as folder:
+            jobs = [self._job(folder, index, one) for index, one in enumerate(passes)]
             while len(results) < len(jobs):
                 todo = jobs[len(results) :]
-                words = self._process(Path(folder), todo)
+                words = self._process(folder, todo)
                 for job in todo:
                     if not Path(job["results"]).is_file():
                         results.append(words)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from onnxaccel.converters.contract import Arrays, Conversion, Options
 from onnxaccel.converters.pytorch import scan
 from onnxaccel.errors import ConversionError, MissingWeights
+from onnxaccel.files import scratch_folder
 from onnxaccel.graph.model import Model
 
 SECONDS = 600
@@ -94,19 +96,19 @@ class Sandbox:
     """
 
     def __init__(self, path: Path, seconds: float = SECONDS) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxaccel-", ignore_cleanup_errors=True)
-        self.folder = Path(self._folder.name)
+        self._scratch = ExitStack()
+        self.folder = self._scratch.enter_context(scratch_folder())
         self._seconds = seconds
         self._path = path
         self._errors = tempfile.TemporaryFile()
         worker = Path(__file__).with_name("worker.py")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(worker), str(path.resolve()), self._folder.name],
+            [sys.executable, "-P", str(worker), str(path.resolve()), str(self.folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            cwd=self._folder.name,
-            env=_environment(self._folder.name),
+            cwd=str(self.folder),
+            env=_environment(str(self.folder)),
             start_new_session=True,  # Ctrl-C reaches the parent, which closes this one
         )
 
@@ -143,7 +145,7 @@ class Sandbox:
                     stream.close()
                 except BrokenPipeError:
                     pass
-        self._folder.cleanup()
+        self._scratch.close()
 
     def _ending(self) -> str:
         code = self._process.wait()

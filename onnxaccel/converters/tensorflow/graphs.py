@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from onnxaccel.converters.tensorflow.bridge import FRONT_ENDS, import_tensorflow
 from onnxaccel.converters.tensorflow.functions import Frozen, convert_frozen, first_line, freeze
 from onnxaccel.converters.tensorflow.parameters import find_parameters
 from onnxaccel.errors import ConversionError, UnknownFormat
+from onnxaccel.files import scratch_folder
 
 _LOSSES = ("SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits")
 _NO_RESULTS = frozenset(
@@ -212,12 +212,12 @@ def _without_optimizer(path: Path) -> Iterator[Path]:
     for meta in proto.meta_graphs:
         for node in meta.object_graph_def.nodes:
             node.ClearField("slot_variables")
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         for entry in path.iterdir():
             if entry.name not in ("saved_model.pb", "saved_model.pbtxt", "fingerprint.pb"):
-                os.symlink(entry.resolve(), Path(folder) / entry.name)
-        (Path(folder) / "saved_model.pb").write_bytes(proto.SerializeToString())
-        yield Path(folder)
+                os.symlink(entry.resolve(), folder / entry.name)
+        (folder / "saved_model.pb").write_bytes(proto.SerializeToString())
+        yield folder
 
 
 def read_graph_def(path: Path) -> Any:

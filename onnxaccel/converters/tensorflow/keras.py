@@ -12,7 +12,6 @@ import importlib
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from onnxaccel.converters.tensorflow.interface import Interface, interface_of
 from onnxaccel.converters.tensorflow.layers import full_precision, traceable
 from onnxaccel.converters.tensorflow.weights import to_initializers
 from onnxaccel.errors import ConversionError
+from onnxaccel.files import scratch_folder
 from onnxaccel.graph.model import Model
 
 _WEIGHT = "onnxaccel_weight_"
@@ -38,8 +38,8 @@ def keras_file(path: Path, options: Options, suffix: str, source_format: str) ->
     import_tensorflow()
     import keras
 
-    with tempfile.TemporaryDirectory() as folder, _custom_objects(options.custom_objects) as custom:
-        link = Path(folder) / f"model{suffix}"  # Keras goes by the suffix
+    with scratch_folder() as folder, _custom_objects(options.custom_objects) as custom:
+        link = folder / f"model{suffix}"  # Keras goes by the suffix
         os.symlink(path.resolve(), link)
         with quiet():
             try:

@@ -6,8 +6,9 @@ What it would differentiate wrongly, or cannot carry from step to step, is refus
 
 from __future__ import annotations
 
-import tempfile
+import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from onnxaccel.errors import ModelError, ProviderError, TrainingError, UnsupportedOperator
+from onnxaccel.files import scratch_folder
 from onnxaccel.graph.autodiff import prune
 from onnxaccel.graph.builder import Builder, describe, dims_of
 from onnxaccel.graph.losses import TARGET, Loss
@@ -60,8 +62,9 @@ class OrtTrainingStepper:
             raise ProviderError(f"{INSTALL} ({error})") from None
         self._api = api
         self.step = _forward(model, loss)
-        self._folder = tempfile.TemporaryDirectory()
-        self._path = Path(self._folder.name)
+        scratch = ExitStack()
+        self._path = scratch.enter_context(scratch_folder())
+        weakref.finalize(self, scratch.close)
         ort.set_default_logger_severity(4)  # else each graph transformer writes a line
         self._options = ort.SessionOptions()
         self._options.intra_op_num_threads = threads

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from onnxaccel.data import Source
 from onnxaccel.errors import AccelError
+from onnxaccel.files import scratch_folder
 from onnxaccel.graph.model import Model, SessionSettings
 from onnxaccel.runtime import distributed
 from onnxaccel.runtime.measure import Limits
@@ -74,8 +74,7 @@ def optimize(
         raise AccelError("optimize measures one machine by itself; start it once, not under torchrun")
     model = model if isinstance(model, Model) else Model.load(model)
     providers = usable() if ep == "auto" else [resolve(ep).name]
-    with tempfile.TemporaryDirectory(prefix="onnxaccel-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder() as folder:
         search = Search(model, data, folder, max_error, limits, batch_size, seed)
         timing = {
             "rounds": rounds,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxaccel.files import scratch_folder
 from onnxaccel.graph.model import SessionSettings
 from onnxaccel.runtime.optimize.samples import feed_of
 from onnxaccel.runtime.providers import resolve
@@ -53,8 +53,8 @@ def profile(path: Path, settings: SessionSettings, samples: Path, batch_size: in
     """
     feed = feed_of(samples, batch_size)
     provider = resolve(settings.provider or "cpu", settings.options)
-    with tempfile.TemporaryDirectory() as folder:
-        session = Session(path, provider, settings=settings, profile=Path(folder))
+    with scratch_folder() as folder:
+        session = Session(path, provider, settings=settings, profile=folder)
         for _ in range(RUNS + 1):
             session.run(feed)
         events = json.loads(Path(session.raw.end_profiling()).read_text())
