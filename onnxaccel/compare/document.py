@@ -16,7 +16,7 @@ from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from onnxaccel.compare.results import SCHEMA, Comparison
 from onnxaccel.errors import ComparisonError, OutputError
-from onnxaccel.graph.model import atomic_folder
+from onnxaccel.files import atomic_folder
 
 LARGEST = 32 * 2**20
 """Bytes of a document that are read at most; ten sides with 100,000 steps each take 20 MiB."""
