@@ -19,8 +19,10 @@ from onnxaccel.cli.options import (
     Scale,
     StrictEp,
     Threads,
+    Workers,
     names,
     provider_of,
+    shared,
     with_preprocessing,
 )
 from onnxaccel.cli.output import print_json
@@ -39,6 +41,7 @@ def evaluate(
     strict_ep: StrictEp = False,
     threads: Threads = 0,
     metrics: Annotated[str, typer.Option(help="Further metrics: top5, mae, confusion.")] = "",
+    workers: Workers = 1,
     mean: Mean = None,
     scale: Scale = None,
     layout: Layout = None,
@@ -46,8 +49,10 @@ def evaluate(
 ) -> None:
     """Measure loss and accuracy over a data set."""
     from onnxaccel.report.terminal import show
+    from onnxaccel.runtime.distributed import leads
     from onnxaccel.runtime.evaluator import evaluate as run
 
+    shared(workers)
     found = run(
         with_preprocessing(model, mean, scale, layout),
         data,
@@ -57,6 +62,8 @@ def evaluate(
         threads=threads,
         metrics=names(metrics),
     )
+    if not leads():
+        return
     document = asdict(found)
     further = document.pop("metrics")
     if json_:

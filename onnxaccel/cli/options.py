@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from onnxaccel.cli.output import say
 from onnxaccel.errors import OutputError
 from onnxaccel.files import scratch_folder
 
@@ -21,6 +23,7 @@ EpOption = Annotated[
 StrictEp = Annotated[bool, typer.Option("--strict-ep", help="Fail where nodes fall back to the CPU.")]
 Out = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the result.")]
 Threads = Annotated[int, typer.Option(help="Threads within an operator; 0: onnxruntime decides.")]
+Workers = Annotated[int, typer.Option(help="Processes on this machine that share each batch.", min=1)]
 Mean = Annotated[
     str | None, typer.Option(help="Subtracted from raw data: one number, or one per channel, N,N,N.")
 ]
@@ -83,6 +86,15 @@ def provider_of(ep: str, options: list[str] | None, strict: bool) -> Any:
     from onnxaccel.runtime.providers.options import parse
 
     return resolve(ep, parse(options or ()), strict)
+
+
+def shared(workers: int) -> None:
+    """Run this command in so many processes instead, where this is not one of them yet."""
+    from onnxaccel.runtime.distributed import size_of_group
+    from onnxaccel.runtime.launch import launch
+
+    if workers > 1 and size_of_group() == 1:
+        raise typer.Exit(launch(sys.argv[1:], workers, say=say))
 
 
 def writable(path: Path) -> Path:

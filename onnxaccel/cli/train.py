@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -23,14 +22,16 @@ from onnxaccel.cli.options import (
     Scale,
     StrictEp,
     Threads,
+    Workers,
     group_of,
     names,
     provider_of,
     settings_of,
+    shared,
     with_preprocessing,
     writable,
 )
-from onnxaccel.cli.output import print_json, say
+from onnxaccel.cli.output import print_json
 from onnxaccel.cli.solve import train_by_solver
 
 
@@ -153,10 +154,7 @@ def train(
     mean: Mean = None,
     scale: Scale = None,
     layout: Layout = None,
-    workers: Annotated[
-        int,
-        typer.Option(help="Processes on this machine that share each batch.", min=1),
-    ] = 1,
+    workers: Workers = 1,
     output: Out = None,
     json_: Json = False,
 ) -> None:
@@ -165,8 +163,6 @@ def train(
     from onnxaccel.graph import losses, schedules
     from onnxaccel.graph.optimizers import NO_DECAY_ON_BIAS_AND_NORM, create
     from onnxaccel.report.terminal import EpochDisplay, show_epochs
-    from onnxaccel.runtime.distributed import size_of_group
-    from onnxaccel.runtime.launch import launch
     from onnxaccel.runtime.trainer import Trainer
 
     target = writable(output or model.with_suffix(".trained.onnx"))
@@ -175,8 +171,7 @@ def train(
             raise typer.BadParameter("--solver trains in one process; leave out --workers")
         loaded = with_preprocessing(model, mean, scale, layout)
         return train_by_solver(context, loaded, solver, provider_of(ep, ep_option, strict_ep), target)
-    if workers > 1 and size_of_group() == 1:
-        raise typer.Exit(launch(sys.argv[1:], workers, say=say))
+    shared(workers)
     given = {"lr": lr, "momentum": momentum, "nesterov": nesterov or None, "weight_decay": weight_decay}
     settings = {name: value for name, value in given.items() if value is not None}
     for text in optimizer_option or ():

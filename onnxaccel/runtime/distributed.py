@@ -1,8 +1,8 @@
-"""Several processes that train one model: who they are, and what they tell each other.
+"""Several processes that train or evaluate one model: who they are, and what they tell each other.
 
-The processes are started by ``onnxaccel train --workers N`` on one machine (see `launch`), or by torchrun on
-one or more; both say in the environment who is who. They talk through torch.distributed: gloo between CPUs,
-NCCL between NVIDIA GPUs.
+``onnxaccel train --workers N`` (and ``evaluate``) starts them on one machine (see `launch`), torchrun on one
+or more; both say in the environment who is who. They talk through torch.distributed: gloo between CPUs, NCCL
+between NVIDIA GPUs.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import atexit
 import datetime
 import functools
 import hashlib
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,58 @@ class PeerLost(TrainingError):
 
 
 class Group:
-    """The processes of one training.
+    """The processes of a training: this one alone; `Peers` are several.
+
+    Attributes:
+        rank: The number of this one, from 0; number 0 reports and writes the files.
+        size: How many there are.
+    """
+
+    rank = 0
+    size = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process reports and writes the files."""
+        return self.rank == 0
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which part of each batch is this process's: number and how many there are."""
+        return self.rank, self.size
+
+    def sum(self, tensor: Any) -> None:
+        """Replace a torch tensor by the sum of those of all processes; the same bits on each of them.
+
+        Raises:
+            PeerLost: Another process is gone.
+        """
+
+    def gather(self, thing: Any) -> list[Any]:
+        """What each process has, in the order of their numbers."""
+        return [thing]
+
+    def from_first(self, thing: Any) -> Any:
+        """What process 0 has: a copy of its ``thing``, on all of them."""
+        return thing
+
+    def sums(self, *numbers: float) -> list[float]:
+        """The sums of numbers over all processes."""
+        return [math.fsum(parts) for parts in zip(*self.gather(numbers), strict=True)]
+
+    def check_equal(self, state: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> None:
+        """Make sure that all processes hold the same bits, which ``state`` gives.
+
+        Raises:
+            TrainingError: One differs.
+        """
+
+
+class Peers(Group):
+    """Several processes.
 
     Args:
-        rank: The number of this one, from 0; number 0 reports and writes the files.
+        rank: The number of this one.
         size: How many there are.
         device: "cpu" or "cuda": where the tensors are that they exchange.
     """
@@ -44,17 +93,8 @@ class Group:
         self.size = size
         self.device = device
 
-    @property
-    def leads(self) -> bool:
-        """Whether this process reports and writes the files."""
-        return self.rank == 0
-
     def sum(self, tensor: Any) -> None:
-        """Replace a torch tensor by the sum of those of all processes; the same bits on each of them.
-
-        Raises:
-            TrainingError: Another process is gone.
-        """
+        """See `Group.sum`."""
         import torch
 
         self._together(lambda: torch.distributed.all_reduce(tensor))
@@ -62,41 +102,40 @@ class Group:
             torch.cuda.synchronize()
 
     def sums(self, *numbers: float) -> list[float]:
-        """The sums of numbers over all processes."""
+        """See `Group.sums`; twice each step, so without pickling."""
         import torch
 
         tensor = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         self.sum(tensor)
         return [float(number) for number in tensor.tolist()]
 
+    def gather(self, thing: Any) -> list[Any]:
+        """See `Group.gather`."""
+        import torch
+
+        found: list[Any] = [None] * self.size
+        self._together(lambda: torch.distributed.all_gather_object(found, thing))
+        return found
+
     def from_first(self, thing: Any) -> Any:
-        """What process 0 has: a copy of its ``thing``, on all of them."""
+        """See `Group.from_first`."""
         import torch
 
         box = [thing]
         self._together(lambda: torch.distributed.broadcast_object_list(box, src=0))
         return box[0]
 
-    def check_equal(self, state: Mapping[str, npt.NDArray[Any]]) -> str:
-        """Make sure that all processes hold the same bits; gives their hash.
-
-        Raises:
-            TrainingError: One differs.
-        """
-        import torch
-
-        ours = digest(state)
-        found: list[Any] = [None] * self.size
-        self._together(lambda: torch.distributed.all_gather_object(found, ours))
+    def check_equal(self, state: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> None:
+        """See `Group.check_equal`."""
+        found = self.gather(digest(state()))
         odd = [rank for rank, other in enumerate(found) if other != found[0]]
         if odd:
             raise TrainingError(
                 f"process {odd[0]} of {self.size} holds other weights than process 0; the machines compute "
                 "different results: run the same onnxruntime on the same kind of processor on all of them"
             )
-        return ours
 
-    def _together(self, action: Any) -> None:
+    def _together(self, action: Callable[[], object]) -> None:
         try:
             action()
         except RuntimeError as error:
@@ -121,6 +160,11 @@ def size_of_group() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
+def leads() -> bool:
+    """Whether this process reports: the first of a group, or the only one."""
+    return size_of_group() == 1 or os.environ["RANK"] == "0"
+
+
 def local_rank() -> int | None:
     """The number of this process among those of its machine, or None outside a group."""
     return int(os.environ.get("LOCAL_RANK", "0")) if size_of_group() > 1 else None
@@ -140,8 +184,8 @@ def restarted() -> bool:
 
 
 @functools.cache
-def join(device: str) -> Group | None:
-    """Join the group that the environment describes, or None where it describes none.
+def join(device: str) -> Group:
+    """Join the group that the environment describes; where it describes none, this process is alone.
 
     Args:
         device: "cpu" or "cuda".
@@ -152,7 +196,7 @@ def join(device: str) -> Group | None:
     """
     size = size_of_group()
     if size == 1:
-        return None
+        return Group()
     try:
         import torch
         import torch.distributed
@@ -174,4 +218,4 @@ def join(device: str) -> Group | None:
         ) from None
     # Left to the interpreter's end, gloo's threads are torn down while they run, and at times abort.
     atexit.register(torch.distributed.destroy_process_group)
-    return Group(int(os.environ["RANK"]), size, device)
+    return Peers(int(os.environ["RANK"]), size, device)

@@ -19,6 +19,8 @@ from onnxaccel.graph.autodiff import as_model
 from onnxaccel.graph.losses import TARGET, Loss
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.training import CORRECT, LOSS, SCORES, evaluation_step
+from onnxaccel.runtime import distributed
+from onnxaccel.runtime.distributed import Group
 from onnxaccel.runtime.metrics import made
 from onnxaccel.runtime.providers import Provider
 from onnxaccel.runtime.session import Session, provider_for, short
@@ -63,8 +65,16 @@ class Evaluator:
         self._session = Session(graph, provider, threads)
         self._metrics = list(metrics)
 
-    def run(self, data: Iterable[Batch], weights: Mapping[str, ort.OrtValue] | None = None) -> Evaluation:
-        """Evaluate all batches of ``data``; ``weights`` are values for the graph's fed initializers."""
+    def run(
+        self,
+        data: Iterable[Batch],
+        weights: Mapping[str, ort.OrtValue] | None = None,
+        group: Group = Group(),  # noqa: B008  one process has no state
+    ) -> Evaluation:
+        """Evaluate all batches of ``data``; ``weights`` are values for the graph's fed initializers.
+
+        Each process of ``group`` gives its share of the data, and gets the result of the whole.
+        """
         started = time.perf_counter()
         loss = right = 0.0
         samples = 0
@@ -78,13 +88,20 @@ class Evaluator:
             loss += float(results[LOSS]) * len(target)
             right += float(results.get(CORRECT, math.nan))
             samples += len(target)
+        parts = group.gather(
+            (loss, right, samples, {name: metric.totals for name, metric in metrics.items()})
+        )
+        losses, rights, counts, totals = zip(*parts, strict=True)
+        samples = sum(counts)
         if not samples:
             raise DataError("there is no sample to evaluate")
+        for name, metric in metrics.items():
+            metric.totals = sum(found for part in totals if (found := part[name]) is not None)
         seconds = time.perf_counter() - started
-        accuracy = None if math.isnan(right) else right / samples
+        right = math.fsum(rights)
         return Evaluation(
-            loss / samples,
-            accuracy,
+            math.fsum(losses) / samples,
+            None if math.isnan(right) else right / samples,
             samples,
             samples / seconds,
             self._session.provider.name,
@@ -120,7 +137,7 @@ def evaluate(
     threads: int = 0,
     metrics: Sequence[str] = (),
 ) -> Evaluation:
-    """Loss and accuracy of a model over a data set.
+    """Loss and accuracy of a model over a data set, which the processes share where there are several.
 
     Args:
         model: The model or its path, in inference form.
@@ -141,5 +158,8 @@ def evaluate(
     loss = loss or label_kind(data)
     made(metrics)  # refuses an unknown name before anything runs
     graph = evaluation_step(model, loss, scores=bool(metrics))
-    evaluator = Evaluator(graph, provider_for(model, ep), threads, metrics)
-    return evaluator.run(batches(data, model, batch_size, loss=loss))
+    provider = provider_for(model, ep)
+    group = distributed.join(provider.device)
+    evaluator = Evaluator(graph, provider, distributed.threads_each(threads), metrics)
+    loader = batches(data, model, batch_size, loss=loss, share=group.share)
+    return evaluator.run(loader, group=group)

@@ -1,4 +1,4 @@
-"""Starting a training in several processes on this machine, and starting it again when one of them dies.
+"""Starting a command in several processes on this machine, and starting it again when one of them dies.
 
 A process that is killed (by a signal) takes the others with it, and all start again from the newest
 checkpoint, or from the beginning where there is none; the result is the same. A process that ends with an
@@ -66,7 +66,7 @@ def launch(
     finally:
         signal.signal(signal.SIGTERM, before)
     raise TrainingError(
-        f"{killed}, and the training was started again {restarts} times before; where memory runs out, use a "
+        f"{killed}, and all were started again {restarts} times before; where memory runs out, use a "
         "smaller --batch-size or fewer --workers"
     )
 

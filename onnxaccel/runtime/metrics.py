@@ -15,13 +15,19 @@ Array = npt.NDArray[Any]
 
 
 class Metric(Protocol):
-    """Gathers a metric batch by batch; one object for one pass over the data."""
+    """Gathers a metric batch by batch; one object for one pass over the data.
+
+    Attributes:
+        totals: What adds up, over batches and over processes; None before the first batch.
+    """
+
+    totals: Array | None
 
     def add(self, scores: Array, target: Array) -> None:
         """Take in a batch: class scores [N, C, ...] and labels [N, ...], or predictions and their targets."""
 
     def value(self) -> float | list[list[int]]:
-        """The metric over all batches."""
+        """The metric of `totals`."""
 
 
 metric: Registry[type[Metric]] = Registry("metric")
@@ -32,58 +38,55 @@ metric: Registry[type[Metric]] = Registry("metric")
 class TopFive:
     """Share of samples whose class is among the five with the highest scores."""
 
-    def __init__(self) -> None:
-        self._hits = self._samples = 0
+    totals: Array | None = None
 
     def add(self, scores: Array, target: Array) -> None:
         """See `Metric.add`."""
         scores, labels = _by_class(scores, target, "top5")
         # counted as hit when fewer than five classes score higher: ties are for the sample
         own = np.take_along_axis(scores, labels[:, None], axis=1)
-        self._hits += int(((scores > own).sum(axis=1) < 5).sum())
-        self._samples += len(labels)
+        hits = ((scores > own).sum(axis=1) < 5).sum()
+        self.totals = _added(self.totals, np.array([hits, len(labels)]))
 
     def value(self) -> float:
         """See `Metric.value`."""
-        return self._hits / max(self._samples, 1)
+        return _ratio(self.totals)
 
 
 @metric("mae")
 class MeanAbsoluteError:
     """Mean of ``|prediction - target|`` over all elements."""
 
-    def __init__(self) -> None:
-        self._sum, self._count = 0.0, 0
+    totals: Array | None = None
 
     def add(self, scores: Array, target: Array) -> None:
         """See `Metric.add`."""
         if scores.shape != target.shape:
             raise ModelError("metric mae compares values; these targets are class labels")
-        self._sum += float(np.abs(scores.astype(np.float64) - target).sum())
-        self._count += scores.size
+        error = np.abs(scores.astype(np.float64) - target).sum()
+        self.totals = _added(self.totals, np.array([error, scores.size]))
 
     def value(self) -> float:
         """See `Metric.value`."""
-        return self._sum / max(self._count, 1)
+        return _ratio(self.totals)
 
 
 @metric("confusion")
 class Confusion:
     """How often samples of one class (row) are taken for another (column)."""
 
-    def __init__(self) -> None:
-        self._counts: npt.NDArray[np.int64] | None = None
+    totals: Array | None = None
 
     def add(self, scores: Array, target: Array) -> None:
         """See `Metric.add`."""
         scores, labels = _by_class(scores, target, "confusion")
-        if self._counts is None:
-            self._counts = np.zeros((scores.shape[1], scores.shape[1]), np.int64)
-        np.add.at(self._counts, (labels, scores.argmax(axis=1)), 1)
+        counts = np.zeros((scores.shape[1], scores.shape[1]), np.int64)
+        np.add.at(counts, (labels, scores.argmax(axis=1)), 1)
+        self.totals = _added(self.totals, counts)
 
     def value(self) -> list[list[int]]:
         """See `Metric.value`."""
-        counts: list[list[int]] = [] if self._counts is None else self._counts.tolist()
+        counts: list[list[int]] = [] if self.totals is None else self.totals.tolist()
         return counts
 
 
@@ -96,6 +99,15 @@ def made(names: Iterable[str]) -> dict[str, Metric]:
             raise ModelError(f"unknown metric {name!r}; choose one of {', '.join(metric)}")
         found[name] = kind()
     return found
+
+
+def _added(totals: Array | None, more: Array) -> Array:
+    return more if totals is None else totals + more
+
+
+def _ratio(totals: Array | None) -> float:
+    """The first total divided by the second."""
+    return 0.0 if totals is None else float(totals[0] / max(totals[1], 1))
 
 
 def _by_class(scores: Array, target: Array, name: str) -> tuple[Array, npt.NDArray[np.int64]]:

@@ -103,7 +103,7 @@ def test_overflowing_gradients_halve_the_scale_as_torch_s(shared: Path) -> None:
     scales, before = [], model.weights()
     for x, y in data:
         trainer.step(x, y)
-        state = trainer._stepper.state()
+        state = trainer._learner.engine.state()
         skipped = state[GOOD_STEPS] == 0
         same = all(np.array_equal(state[name], before[name]) for name in trainer.parameters)
         assert same == skipped

@@ -46,13 +46,13 @@ def main(folder: Path) -> None:
         "norm": train(folder / "norm.onnx", oa.optimizers.Adam(1e-3)),
     }
     group = distributed.join("cpu")
-    if group is not None:
+    if group.size > 1:
         found["hashes"] = {
             name: [group.from_first(entry["hash"]), entry["hash"]] for name, entry in found.items()
         }
         found["sums"] = group.sums(1.0, float(group.rank))
         try:
-            group.check_equal({"w": np.full(3, float(group.rank))})
+            group.check_equal(lambda: {"w": np.full(3, float(group.rank))})
         except TrainingError as error:
             found["differ"] = str(error)
         if group.rank == 1:  # gone without a word

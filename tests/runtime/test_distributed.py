@@ -138,6 +138,19 @@ def test_a_killed_worker_costs_time_but_no_result(folder: Path, tmp_path: Path) 
         np.testing.assert_array_equal(found[name], value)
 
 
+def test_processes_that_share_an_evaluation_find_what_one_finds(folder: Path) -> None:
+    """Over 297 digits, the last batch of one sample: one process has none of it."""
+    model, data, metrics = folder / "mlp.onnx", "sklearn:digits#1500:", ["top5", "confusion"]
+    one = oa.evaluate(model, data, ep="cpu", batch_size=37, metrics=metrics)
+    settings = ["--data", data, "--ep", "cpu", "--batch-size", "37", "--metrics", ",".join(metrics), "--json"]
+    done = run("evaluate", model, *settings, "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    two = json.loads(done.stdout)
+    assert one.samples == np.sum(one.metrics["confusion"]) == 297
+    assert (two["samples"], two["accuracy"], two["metrics"]) == (297, one.accuracy, one.metrics)
+    assert two["loss"] == pytest.approx(one.loss, rel=1e-6)
+
+
 def children(pid: int) -> list[int]:
     """Processes that ``pid`` started."""
     return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

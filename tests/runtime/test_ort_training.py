@@ -34,9 +34,9 @@ for engine in ("graph", "ort-training"):
     trainer = oa.Trainer(model, optimizer=optimizer, ep="cpu", engine=engine)
     curves[engine] = [trainer.step(x, y) for x, y in batches]
     trainer.export(sys.argv[1] + "." + engine)
-state = trainer._stepper.state()
+state = trainer._learner.engine.state()
 after = trainer.step(*batches[0])
-trainer._stepper.load(state)
+trainer._learner.engine.load(state)
 print(json.dumps({"curves": curves, "resumed": trainer.step(*batches[0]) == after}))
 """
 

@@ -18,6 +18,8 @@ from onnxaccel.runtime.stepper import Stepper
 NAMES = ("graph", "ort-training")
 """What ``--engine`` takes."""
 
+Engine = Stepper | OrtTrainingStepper
+"""What advances a training by one batch."""
 
 _MASKS = 1_000_003
 """Distance between the seeds from which the processes of a group draw their masks of Dropout."""
@@ -33,8 +35,8 @@ def start(
     threads: int,
     metrics: bool,
     seed: int,
-    group: Group | None = None,
-) -> Stepper | OrtTrainingStepper:
+    group: Group,
+) -> Engine:
     """The engine of that name, with the model at its start; in a group each process has its own.
 
     Raises:
@@ -43,18 +45,15 @@ def start(
         UnsupportedOperator: It has no gradient for an operator of the model.
     """
     if engine == "graph":
-        own = seed if group is None else seed + _MASKS * group.rank
-        split = group is not None
+        own, split = seed + _MASKS * group.rank, group.size > 1
         step = training_step(model, loss, optimizer, recipe, metrics=metrics, seed=own, split=split)
         low = PRECISIONS[recipe.precision]
         if low is not None and provider.device == "cpu":  # which has no kernels for it
             emulate(step.model, low)
-        if group is None:
-            return Stepper(step, provider, threads)
-        return ParallelStepper(step, provider, threads, group)
+        return ParallelStepper(step, provider, threads, group) if split else Stepper(step, provider, threads)
     if engine != "ort-training":
         raise TrainingError(f"unknown engine {engine!r}; choose one of {', '.join(NAMES)}")
-    if group is not None:
+    if group.size > 1:
         raise TrainingError("engine ort-training trains in one process; leave out --workers")
     if provider.name != "cpu":
         raise ProviderError("engine ort-training runs on the CPU only; add --ep cpu")
