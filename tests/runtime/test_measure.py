@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxaccel.runtime.measure import Failed, Job, Limits, Worker, machine_seconds, measure, once
+from onnxaccel.runtime.measure import Failed, Field, Job, Limits, Worker, machine_seconds, measure, once
 
 CANDIDATES = """
 import os, sys, time
@@ -30,6 +30,17 @@ def dies_later(setup):
         if len(calls) > 3: sys.exit("gave up")
         time.sleep(0.01)
     return step, {}
+def several(setup):
+    calls = []
+    def wrong():
+        raise ValueError("not this one\\nmore")
+    def ends():
+        os.abort()
+    def note():
+        calls.append(0)
+        open(setup["note"], "a").write("x")
+    steps = {"good": lambda: time.sleep(0.002), "wrong": wrong, "ends": ends, "note": note}
+    return {name: steps[name] for name in setup["steps"]}, {}
 def grows(setup):
     held = bytearray(50 * 2**20)
     return (lambda: time.sleep(0.001)), {}
@@ -76,6 +87,27 @@ def test_candidates_take_turns_and_failures_are_results(file: Path) -> None:
         assert result.percentile(0) <= result.percentile(0.5) <= result.percentile(0.99) <= result.times[-1]
     assert quick.facts["pid"] != slow.facts["pid"]
     assert 1 < quick.rate / slow.rate <= 10.5 and slow.rate <= 50
+
+
+def test_several_steps_fail_one_by_one(file: Path, tmp_path: Path) -> None:
+    steps, note = ["good", "wrong", "ends", "note"], tmp_path / "note"
+    jobs = {
+        "odd": job(file, "several", steps=steps, note=str(note)),
+        "even": job(file, "several", steps=["good", "note"], note=str(note)),
+    }
+    with Field(jobs, Limits(5), gap=0, patience=1) as candidates:
+        good = candidates.measure("good", 2, 0.02)
+        wrong = candidates.measure("wrong", 1, 0.02)
+        assert candidates.run("note") == {"odd": None, "even": None}
+        assert note.read_text() == "xx"
+        ends = candidates.measure("ends", 1, 0.02)
+        later = candidates.measure("good", 1, 0.02)
+    assert all(result.failure is None and len(result.rates) == 2 for result in good.values())
+    assert good["odd"].startup_seconds > 0.01 and good["odd"].first_seconds is not None
+    assert wrong["odd"].failure == "ValueError: not this one"
+    assert wrong["even"].failure == "KeyError: 'wrong'"
+    assert ends["odd"].failure == later["odd"].failure == "crashed (SIGABRT)"
+    assert later["even"].failure is None and len(later["even"].rates) == 1
 
 
 def test_memory_is_what_the_candidate_added(file: Path) -> None:

@@ -7,7 +7,8 @@ error.
 
 The function takes the first line's document and returns what to run, and facts about itself:
 ``def f(setup: dict) -> tuple[Callable[[], object], dict]``. A function that has nothing to run returns None
-in place of the step.
+in place of the step; one that can run several things returns them by name. A step that raises is an answer
+with its "failure"; the process goes on.
 """
 
 from __future__ import annotations
@@ -33,25 +34,33 @@ def main() -> None:
     setup = json.loads(sys.stdin.readline())
     before = resident()
     started = time.perf_counter()
-    step, facts = function(setup)
+    found, facts = function(setup)
     ready = time.perf_counter() - started
+    steps = found if isinstance(found, dict) else {"": found}
     first = None
-    if step is not None:
+    if found is not None:
         started = time.perf_counter()
-        step()
+        next(iter(steps.values()))()
         first = time.perf_counter() - started
     answer(channel, {"facts": facts, "setup_seconds": ready, "first_seconds": first})
     for line in sys.stdin:
-        turn = run(step, json.loads(line)["seconds"])
-        answer(channel, turn | {"memory": resident(peak=True) - before})
+        request = json.loads(line)
+        try:
+            turn = run(steps[request["step"]], request["seconds"])
+        except Exception as error:
+            told = str(error).strip().splitlines()[:1]
+            answer(channel, {"failure": ": ".join([type(error).__name__, *told])})
+            continue
+        turn["memory"] = resident(peak=True) - before
+        answer(channel, turn)
 
 
 def run(step: Any, seconds: float) -> dict[str, Any]:
-    """Call ``step`` for ``seconds``: how often, how long each call took, and processor time used."""
-    times = []
+    """Call ``step`` for ``seconds``, at least once: how often, how long each call took, processor time."""
+    times: list[float] = []
     cpu, started = time.process_time(), time.perf_counter()
     now, end = started, started + seconds
-    while now < end:
+    while not times or now < end:
         step()
         after = time.perf_counter()
         times.append(after - now)
