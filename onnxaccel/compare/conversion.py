@@ -30,17 +30,18 @@ def run(setup: Mapping[str, Any]) -> tuple[None, dict[str, Any]]:
     inference, trained = folder / "inference.onnx", folder / "trainable.onnx"
     obstacle = None
     if setup["framework"] == "onnx":
-        inference, format_name = Path(files[0]), "onnx"
-        model = Model.load(inference)
+        format_name, model = "onnx", Model.load(Path(files[0]))
         model.check()
     else:
         format_name = detect([Path(file) for file in graph]).format
         model = convert(*graph, **options)
-        model.save(inference)
+    _prepare(model, setup)
+    model.save(inference)
     if setup["train"]:
         obstacle = _trainable(setup, graph, options, model, trained)
-    dims = [dim if isinstance(dim, int) else -1 for dim in (dims_of(model.inputs[0]) or [])[1:]]
-    if len(dims) == 3 and model.metadata.preprocessing.layout == "NHWC":
+    first, *dims = [dim if isinstance(dim, int) else -1 for dim in dims_of(model.inputs[0]) or [-1]]
+    planar = model.metadata.preprocessing.layout != "NHWC"
+    if len(dims) == 3 and not planar:
         dims = [dims[2], *dims[:2]]
     last = model.outputs[0].producer()
     return None, {
@@ -52,8 +53,11 @@ def run(setup: Mapping[str, Any]) -> tuple[None, dict[str, Any]]:
         "inputs": model.input_names(),
         "outputs": model.output_names(),
         "input_shape": dims,
+        "planar": planar,
+        "batch": first if first > 0 else None,
         "parameters": _weights(model),
         "probabilities": last is not None and last.op_type == "Softmax",
+        "writers": _writers(files[0], model) if setup["framework"] == "caffe" else [],
     }
 
 
@@ -71,6 +75,11 @@ def _exported(setup: Mapping[str, Any], folder: Path) -> list[str]:
     return exported.files
 
 
+def _prepare(model: Any, setup: Mapping[str, Any]) -> None:
+    for name, value in setup["preprocessing"].items():
+        setattr(model.metadata.preprocessing, name, value)
+
+
 def _trainable(
     setup: Mapping[str, Any], files: list[str], options: dict[str, Any], model: Any, target: Path
 ) -> str | None:
@@ -82,10 +91,19 @@ def _trainable(
             model = convert(*files, trainable=True, **options)
         elif model.metadata.trainable == []:
             raise ModelError("it was converted without --trainable, or is an optimised variant")
+        _prepare(model, setup)
         model.save(target)
     except AccelError as error:
         return str(error)
     return None
+
+
+def _writers(prototxt: str, model: Any) -> list[str]:
+    """The layer of a Caffe network that writes each output last: OpenCV calls results by their layers."""
+    from onnxaccel.converters.caffe.net import read_net
+
+    last = {top: layer.name for layer in read_net(Path(prototxt)) for top in layer.tops}
+    return [last.get(name, name) for name in model.output_names()]
 
 
 def _weights(model: Any) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class Asked:
         factory: "module:callable" that builds the torch module a state dict belongs to.
         shapes: Shape by input name, see `onnxaccel.converters.convert`.
         trust_pickle: Allow files that run code when they are loaded.
+        preprocessing: How data becomes the input: "mean", "scale", "layout", see
+            `onnxaccel.graph.model.Preprocessing`; what is left out is as the model's metadata say.
         data: Data that reference models are fitted to: their input's shape and number of classes.
         train: Also convert in trainable form.
         seed: Seed of the reference models' weights.
@@ -52,6 +55,7 @@ class Asked:
     factory: str | None = None
     shapes: Mapping[str, Sequence[int | str]] | None = None
     trust_pickle: bool = False
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     data: Data | None = None
     train: bool = False
     seed: int = 0
@@ -76,10 +80,14 @@ class Opened:
         asked: How it was opened.
         reference: Name of the reference model that it is, or None.
         input_shape: Shape of one sample of the first input, channels first where it is an image.
+        planar: Whether its images have their channels first.
+        batch: The batch size that it is fixed to, or None.
         classes: Number of classes of a reference model, or None.
         parameters: Number of weights.
         probabilities: Whether its first output is that of a softmax.
+        writers: Of a Caffe network, the layer that writes each output.
         convert: The command that converts it, or None: it is ONNX already.
+        target: The file that the command writes.
     """
 
     name: str
@@ -94,10 +102,14 @@ class Opened:
     asked: Asked
     reference: str | None
     input_shape: tuple[int, ...]
+    planar: bool
+    batch: int | None
     classes: int | None
     parameters: int
     probabilities: bool
+    writers: tuple[str, ...]
     convert: str | None
+    target: str
 
     @property
     def size(self) -> int:
@@ -209,7 +221,14 @@ def _opened(name: str, asked: Asked, setup: Mapping[str, Any], folder: Path) -> 
     }
     job = Job(
         "onnxaccel.compare.conversion:run",
-        {**setup, "options": options, "folder": str(folder), "train": asked.train, "seed": asked.seed},
+        {
+            **setup,
+            "options": options,
+            "preprocessing": dict(asked.preprocessing),
+            "folder": str(folder),
+            "train": asked.train,
+            "seed": asked.seed,
+        },
         python=_python(framework, asked.pythons),
         environment=ENVIRONMENT,
     )
@@ -227,10 +246,14 @@ def _opened(name: str, asked: Asked, setup: Mapping[str, Any], folder: Path) -> 
         asked=asked,
         reference=setup.get("reference"),
         input_shape=tuple(facts["input_shape"]),
+        planar=facts["planar"],
+        batch=facts["batch"],
         classes=setup.get("classes"),
         parameters=facts["parameters"],
         probabilities=facts["probabilities"],
-        convert=_command(setup, asked),
+        writers=tuple(facts["writers"]),
+        convert=_command(setup, asked, facts["files"]),
+        target=_target(setup),
     )
 
 
@@ -242,18 +265,30 @@ def _python(framework: str, pythons: Mapping[str, str]) -> str:
     return pythons[framework]
 
 
-def _command(setup: Mapping[str, Any], asked: Asked) -> str | None:
-    """The command that converts a source."""
+def _target(setup: Mapping[str, Any]) -> str:
+    """What the converted model is called."""
+    if "reference" in setup:
+        return f"{setup['reference']}.onnx"
+    path = Path(setup["files"][0])
+    return str(path) if setup["framework"] == "onnx" else f"{path.stem}.onnx"
+
+
+def _command(setup: Mapping[str, Any], asked: Asked, files: Sequence[str]) -> str | None:
+    """The command that converts a source; with `` --trainable`` behind it in trainable form."""
     if setup["framework"] == "onnx":
         return None
+    target = _target(setup)
     if "reference" in setup:
-        shape = ",".join(map(str, setup["shape"]))
+        name, shape = setup["reference"], ",".join(map(str, setup["shape"]))
+        count = 2 if setup["framework"] == "caffe" else 1
+        graph = " ".join(f"{name}/{Path(file).name}" for file in files[:count])
         return (
-            f"onnxaccel models export {setup['reference']} --framework {setup['framework']} "
-            f"--input-shape {shape} --classes {setup['classes']} -o {setup['reference']}"
+            f"onnxaccel models export {name} --framework {setup['framework']} --input-shape {shape} "
+            f"--classes {setup['classes']} --seed {asked.seed} -o {name} && "
+            f"onnxaccel convert {graph} -o {target}"
         )
-    words = ["onnxaccel convert", *setup["files"]]
+    words = ["onnxaccel convert", *map(shlex.quote, setup["files"]), f"-o {shlex.quote(target)}"]
     if asked.factory and setup["format"] in ("state-dict", "safetensors"):
-        words.append(f"--factory {asked.factory}")
+        words.append(f"--factory {shlex.quote(asked.factory)}")
     words += [f"--shape {key}={','.join(map(str, dims))}" for key, dims in (asked.shapes or {}).items()]
     return " ".join(words + ["--trust-pickle"] * asked.trust_pickle)

@@ -9,7 +9,7 @@ from onnxaccel.compare.native.common import Array, steps
 
 
 def candidate(setup: Mapping[str, Any]) -> tuple[dict[str, Callable[[], object]], dict[str, Any]]:
-    """See `onnxaccel.compare.native.common`; "files" are the prototxt and, where there is one, the caffemodel."""
+    """See `onnxaccel.compare.native.common`; "files" are the prototxt and the caffemodel, if there is one."""
     import caffe
 
     caffe.set_mode_cpu()

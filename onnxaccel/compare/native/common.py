@@ -47,7 +47,8 @@ def judge(setup: Mapping[str, Any], run: Run) -> None:
         if size >= RESULT_BYTES or any(a.shape != b.shape for a, b in zip(kept[0], kept[-1])):  # noqa: B905
             break
     same = [row for row in kept if [a.shape for a in row] == [a.shape for a in kept[0]]]
-    np.savez(setup["results"], **{str(i): np.stack(column) for i, column in enumerate(zip(*same))})  # noqa: B905
+    outputs: dict[str, Array] = {str(i): np.stack(column) for i, column in enumerate(zip(*same))}  # noqa: B905
+    np.savez(setup["results"], **outputs)
 
 
 def by_name(names: Sequence[str], own: Sequence[str], feed: Sequence[Array]) -> list[Array]:

@@ -10,15 +10,16 @@ from onnxaccel.compare.native.common import steps
 
 
 def candidate(setup: Mapping[str, Any]) -> tuple[dict[str, Callable[[], object]], dict[str, Any]]:
-    """See `onnxaccel.compare.native.common`; "model" is the file, "provider" and "options" where it runs."""
+    """See `onnxaccel.compare.native.common`; "model" is the file, "settings" how it runs."""
     import onnxruntime
 
     from onnxaccel.graph.model import SessionSettings
     from onnxaccel.runtime.providers import resolve
     from onnxaccel.runtime.session import Session
 
-    provider = resolve(setup["provider"], setup["options"])
-    session = Session(Path(setup["model"]), provider, setup["threads"], SessionSettings())
+    settings = SessionSettings(**setup["settings"])
+    provider = resolve(settings.provider or "cpu", settings.options)
+    session = Session(Path(setup["model"]), provider, setup["threads"], settings)
     raw, names, outputs = session.raw, setup["names"], setup["outputs"]
     facts = {
         "versions": {"onnxruntime": onnxruntime.__version__},

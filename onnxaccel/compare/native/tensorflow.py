@@ -88,7 +88,9 @@ def _graph(tf: Any, setup: Mapping[str, Any]) -> Run:
 
 def _checkpoint(tf: Any, setup: Mapping[str, Any]) -> Run:
     path = Path(setup["files"][0])
-    metas = sorted(path.glob("*.meta")) if path.is_dir() else [Path(f"{path}.meta"), path.with_suffix(".meta")]
+    metas = (
+        sorted(path.glob("*.meta")) if path.is_dir() else [Path(f"{path}.meta"), path.with_suffix(".meta")]
+    )
     meta = next(file for file in reversed(metas) if file.is_file())
     v1 = tf.compat.v1
     with tf.Graph().as_default() as graph:
@@ -99,7 +101,7 @@ def _checkpoint(tf: Any, setup: Mapping[str, Any]) -> Run:
         v1.train.import_meta_graph(str(meta), clear_devices=True).restore(session, str(meta.with_suffix("")))
     names, outputs = _tensors(setup["names"]), _tensors(setup["outputs"])
     call = session.make_callable(outputs, feed_list=names)
-    return lambda feed: call(*feed)  # type: ignore[no-any-return]
+    return lambda feed: call(*feed)
 
 
 def _lite(tf: Any, setup: Mapping[str, Any]) -> Run:
@@ -135,7 +137,7 @@ _FORMATS: dict[str, Callable[[Any, Mapping[str, Any]], Run]] = {
 
 
 def _traced(tf: Any, function: Callable[..., Any], setup: Mapping[str, Any]) -> Run:
-    """A function as a graph, compiled by XLA where the mode says so; it is traced anew for each batch size."""
+    """A function as a graph, compiled by XLA where the mode says so; each batch size is traced anew."""
     traced = tf.function(function, jit_compile=setup["mode"] == "xla", autograph=False)
     return lambda feed: _arrays(tf, traced(*map(tf.constant, feed)))
 

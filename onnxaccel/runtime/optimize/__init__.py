@@ -41,6 +41,7 @@ def optimize(
     patience: int = 4,
     with_profile: bool = False,
     seed: int = 0,
+    threads: int | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Optimization:
     """Find the fastest variant of a model within a budget of error, and save it.
@@ -61,6 +62,7 @@ def optimize(
         patience: How often a turn is tried while the machine is busy.
         with_profile: Also find where the winner's time goes, by operator.
         seed: Seed of the samples.
+        threads: Threads of every candidate; None: how many are best is found out.
         progress: Called with one line per stage.
 
     Raises:
@@ -75,7 +77,7 @@ def optimize(
     model = model if isinstance(model, Model) else Model.load(model)
     providers = usable() if ep == "auto" else [resolve(ep).name]
     with scratch_folder() as folder:
-        search = Search(model, data, folder, max_error, limits, batch_size, seed)
+        search = Search(model, data, folder, max_error, limits, batch_size, seed, threads)
         timing = {
             "rounds": rounds,
             "seconds": seconds,

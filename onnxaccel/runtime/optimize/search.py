@@ -59,10 +59,12 @@ class Search:
         limits: Limits,
         batch_size: int | None,
         seed: int,
+        threads: int | None = None,
     ) -> None:
         if model.nbytes > PROTO_LIMIT:
             raise ModelError("models of over 2 GB are not optimized: their variants fit no ONNX file")
         self._folder, self._limits, self._max_error = folder, limits, max_error
+        self._threads = threads
         plain = model.copy()
         plain.metadata.session = None
         self._original = plain.save(folder / "original.onnx")
@@ -97,7 +99,8 @@ class Search:
             for options in _PROVIDER_OPTIONS[provider]:
                 for name, file in files.items():
                     label = " ".join([name, *_label(provider, options)])
-                    found.append(Candidate(label, name, file, SessionSettings(provider, options)))
+                    settings = SessionSettings(provider, options, self._threads or 0)
+                    found.append(Candidate(label, name, file, settings))
         return found
 
     def tunings(self) -> list[Candidate]:
@@ -106,9 +109,9 @@ class Search:
         if best.settings.provider != "cpu":
             return []
         cores = measure.cores()
+        tried = sorted({1, cores // 2, cores} - {0}) if self._threads is None else []
         changes = {
-            f"{best.name}, {n} thread{'s' * (n > 1)}": replace(best.settings, threads=n)
-            for n in sorted({1, cores // 2, cores} - {0})
+            f"{best.name}, {n} thread{'s' * (n > 1)}": replace(best.settings, threads=n) for n in tried
         }
         changes[f"{best.name}, no spinning"] = replace(best.settings, spinning=False)
         if self._convolves:  # from "all" on onnxruntime blocks their channels, and reorders data around them
