@@ -131,6 +131,7 @@ class Training:
         gpu_memory: The same on the GPU, or None.
         startup: Seconds until the first step can run.
         first_step: Seconds of the first step.
+        command: What to run to train so with onnxaccel, or None.
         failure: Why there are no figures, or None.
     """
 
@@ -145,6 +146,7 @@ class Training:
     gpu_memory: int | None = None
     startup: float | None = None
     first_step: float | None = None
+    command: str | None = None
     failure: str | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 
@@ -33,6 +34,21 @@ def deploy_form(net: list[Layer], model: Model) -> str:
             dim=[d if isinstance(d, int) else 1 if axis == 0 else _SIZE for axis, d in enumerate(dims)]
         )
         known.add(name_of(value))
+    append_computed(proto, net, known)
+    return str(text_format.MessageToString(proto))
+
+
+def append_computed(proto: Any, net: list[Layer], known: set[str]) -> set[str]:
+    """Append the layers that can be computed from the blobs ``known``, without their phases.
+
+    Args:
+        proto: The NetParameter that they are appended to.
+        net: The network's layers.
+        known: Names of the blobs that are there; those that the layers write are added.
+
+    Returns:
+        ``known``.
+    """
     for layer in net:
         given = layer.type in DATA or layer.type in HEADS or layer.type == "Input"
         if given or not set(layer.bottoms) <= known:
@@ -42,7 +58,7 @@ def deploy_form(net: list[Layer], model: Model) -> str:
         for rules in ("include", "exclude"):
             copy.ClearField(rules)
         known |= set(layer.tops)
-    return str(text_format.MessageToString(proto))
+    return known
 
 
 def write(net: list[Layer], model: Model, weights: bytes, folder: Path) -> tuple[Path, Path]:

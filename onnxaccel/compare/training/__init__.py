@@ -1,0 +1,205 @@
+"""The training side of a comparison: the same weights, batches, optimizer and loss on every side.
+
+Each side trains in a process of its own (`onnxaccel.compare.training.curve`): first on the shared batches,
+which gives its loss curve and its accuracy at the end; then the sides take turns for the timing, as
+`onnxaccel.runtime.measure` has it. A side that cannot train is a row with its reason.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxaccel.compare.results import Candidate, Settings, Training
+from onnxaccel.compare.training import batches, jobs
+from onnxaccel.compare.training.plan import Plan
+from onnxaccel.data import Source
+from onnxaccel.errors import AccelError, DataError, ModelError
+from onnxaccel.graph.model import Model
+from onnxaccel.runtime.measure import GAP, Job, Limits, Result, measure, reason
+
+if TYPE_CHECKING:
+    from onnxaccel.compare.sources import Opened
+
+NATIVE = {
+    "pytorch": (("PyTorch eager", "eager"), ("PyTorch compile", "compile")),
+    "tensorflow": (("TensorFlow function", "function"), ("TensorFlow XLA", "xla")),
+    "caffe": (("Caffe", "caffe"),),
+}
+"""Name and mode of each framework's own ways to train; Keras's fit runs its step as a tf.function."""
+
+LIMITS = Limits(600.0)
+"""What a side may take unless given: its time covers the whole of its loss curve."""
+
+_NOTES = {
+    "dropout": "the model has Dropout: each side draws its own masks, so that the loss curves differ",
+    "adam": "adam's eps: Keras and Caffe add it before the correction of the moments' bias, torch and "
+    "onnxaccel after it; of a Caffe network onnxaccel trains by Caffe's formula",
+}
+
+
+@dataclass
+class Trained:
+    """What a training comparison gave.
+
+    Attributes:
+        candidates: All sides, those that failed among them, with `Candidate.training` filled in.
+        target_loss: See `onnxaccel.compare.results.Source`.
+        settings: What was the same for all, for `onnxaccel.compare.results.Settings.training`.
+        warnings: What to keep in mind about these figures.
+    """
+
+    candidates: list[Candidate]
+    target_loss: float | None = None
+    settings: dict[str, float | int | str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def train(
+    models: Sequence[Opened],
+    data: Source,
+    validation: Source | None,
+    settings: Settings,
+    *,
+    providers: Sequence[str] = ("cpu",),
+    limits: Limits = LIMITS,
+    gap: float = GAP,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Trained:
+    """Train one source on all sides.
+
+    Args:
+        models: The source in each framework that has it; the first one's framework is the reference.
+        data: The training data: a SPEC, a data set or a pair of arrays.
+        validation: The validation data, or None: no accuracy.
+        settings: ``training`` holds the fields of `onnxaccel.compare.training.plan.Plan` that were given.
+        providers: Execution providers that onnxaccel trains on.
+        limits: What each side may take; its time covers the whole of its loss curve.
+        gap: Seconds of quiet before a turn.
+        progress: Called with one line per stage.
+
+    Raises:
+        TrainingError: The settings are no such settings, or out of range.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        try:
+            plan = Plan.of(settings.training, data)
+            progress("the batches of all sides are written")
+            graph = Model.load(models[0].trainable or models[0].onnx)
+            shared = batches.write(graph, plan, data, validation, settings.seed, folder)
+        except (DataError, ModelError) as error:
+            sides, why = _sides(models, providers), str(error)
+            return Trained([_candidate(side, Training(failure=why)) for side in sides])
+        common = jobs.Common(plan, shared, settings.threads, settings.seed, folder)
+        running: dict[str, Job] = {}
+        failed: dict[str, str] = {}
+        for name, model, mode in _sides(models, providers):
+            try:
+                running[name] = (jobs.native if name in _NAMES else jobs.onnx)(model, mode, common)
+            except AccelError as error:
+                failed[name] = str(error)
+        results = measure(
+            running,
+            rounds=settings.rounds,
+            seconds=settings.seconds,
+            limits=limits,
+            gap=gap,
+            progress=progress,
+        )
+    candidates = []
+    for side in _sides(models, providers):
+        found = results.get(side[0])
+        training = Training(failure=failed[side[0]]) if found is None else _training(found)
+        if side[0] not in _NAMES:
+            training.command = _command(side[1], side[2], plan, data, validation)
+        candidates.append(_candidate(side, training))
+    notes = _warnings(results, plan, shared)
+    return Trained(candidates, _compare(candidates, shared.per_epoch), plan.shared(), notes)
+
+
+_NAMES = {name for pairs in NATIVE.values() for name, _ in pairs}
+
+_Side = tuple[str, "Opened", str]
+"""A candidate's name, its model and its mode."""
+
+
+def _sides(models: Sequence[Opened], providers: Sequence[str]) -> list[_Side]:
+    """All ways to train: the frameworks' own, then onnxaccel's on the first trainable graph."""
+    native = [(name, model, mode) for model in models for name, mode in NATIVE.get(model.framework, ())]
+    ours = next((model for model in models if model.trainable is not None), models[0])
+    return [*native, *((f"onnxaccel {provider}", ours, provider) for provider in providers)]
+
+
+def _candidate(side: _Side, training: Training) -> Candidate:
+    name, model, mode = side
+    return Candidate(name, model.framework if name in _NAMES else "onnxaccel", mode, training=training)
+
+
+def _training(result: Result) -> Training:
+    """What one side's process gave."""
+    if result.failure is not None:
+        return Training(failure=reason(result.failure))
+    facts = result.facts
+    return Training(
+        losses=facts["losses"],
+        steps_per_second=result.rate,
+        rounds=result.rates,
+        disturbed=result.disturbed,
+        accuracy=facts["accuracy"],
+        memory=result.memory,
+        gpu_memory=facts["gpu_memory"],
+        startup=facts["startup"],
+        first_step=facts["first_step"],
+    )
+
+
+def _compare(candidates: Sequence[Candidate], per_epoch: int) -> float | None:
+    """Fill in what each side is beside the first that ran; gives the loss that all of them reach."""
+    ran = [c.training for c in candidates if c.training is not None and c.training.failure is None]
+    if not ran:
+        return None
+    means = [np.reshape(training.losses, (-1, per_epoch)).mean(axis=1) for training in ran]
+    target = max(float(mean[-1]) for mean in means)
+    for training, mean in zip(ran, means, strict=True):
+        apart = np.abs(np.subtract(training.losses, ran[0].losses))
+        training.difference = float(apart.max())
+        epochs = int(np.argmax(mean <= target)) + 1
+        assert training.steps_per_second is not None
+        training.seconds_to_loss = epochs * per_epoch / training.steps_per_second
+    return target
+
+
+def _warnings(results: dict[str, Result], plan: Plan, shared: batches.Shared) -> list[str]:
+    """What to keep in mind, each once."""
+    notes = dict.fromkeys(note for r in results.values() for note in r.facts.get("notes", []))
+    keys = [*notes, *["adam"] * (plan.optimizer != "sgd")]
+    return [*shared.notes, *(_NOTES.get(key, key) for key in keys)]
+
+
+def _command(model: Opened, provider: str, plan: Plan, data: Source, validation: Source | None) -> str | None:
+    """The commands that convert the source and train it so with onnxaccel."""
+    if model.trainable is None or not isinstance(data, str):
+        return None
+    target = f"{model.reference or 'model'}.onnx"
+    first = [model.convert] if model.convert else []
+    if model.reference:
+        files = " ".join(f"{model.reference}/{Path(file).name}" for file in _graph_files(model))
+        first.append(f"onnxaccel convert {files} --trainable -o {target}")
+    elif first:
+        first[0] += f" --trainable -o {target}"
+    else:
+        target = model.files[0]
+    held_out = f" --val '{validation}'" if isinstance(validation, str) else ""
+    train = f"onnxaccel train {target} --data '{data}'{held_out} {plan.options()} --ep {provider}"
+    return " && ".join([*first, f"{train} -o trained.onnx"])
+
+
+def _graph_files(model: Opened) -> tuple[str, ...]:
+    """The files of a model that hold its network and its weights."""
+    return model.files[:2] if model.framework == "caffe" else model.files[:1]
