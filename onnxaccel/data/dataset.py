@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from onnxaccel.data.stored import StoredRows
 from onnxaccel.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -50,7 +51,7 @@ class Dataset(Protocol):
 
 @dataclass
 class Arrays:
-    """A data set held in arrays, which may be memory-mapped.
+    """A data set held in arrays, or in files that are indexed like arrays.
 
     Args:
         source: Where it comes from.
@@ -63,7 +64,7 @@ class Arrays:
     """
 
     source: str
-    x: Array
+    x: Array | StoredRows
     y: Array
     classes: list[str] | None = None
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 from onnxaccel.data import Augmentation, Dataset, batches
+from onnxaccel.errors import DataError
 from onnxaccel.graph.schedules import Moment, Schedule
 from onnxaccel.graph.training import CORRECT
 from onnxaccel.runtime import distributed
@@ -60,16 +61,21 @@ class Fit:
             if self.logdir is not None and learner.group.leads:
                 self._scalars = stack.enter_context(Scalars(self.logdir))
             interruption = stack.enter_context(Interruption())
+            start = learner.progress.epoch, learner.progress.batch
             try:
                 while learner.progress.epoch < self.epochs and not self.monitor.is_over(self.history()):
                     self._epoch(interruption)
             except Impatient:  # perhaps in the middle of a step
                 raise
-            except (KeyboardInterrupt, PeerLost) as error:
+            except (KeyboardInterrupt, PeerLost, DataError) as error:
                 if isinstance(error, PeerLost) and not interruption.noted:
                     raise
-                # the state is whole, also where another process heeded the signal first
-                self._save()
+                # The state is whole, also where another process heeded the signal first. A training that did
+                # nothing yet saves nothing, and takes nothing from an earlier one that has its folder.
+                if (learner.progress.epoch, learner.progress.batch) != start:
+                    self._save()
+                if isinstance(error, DataError):  # of a file that vanished, perhaps, and will come back
+                    raise
                 raise KeyboardInterrupt from None
 
     def history(self) -> list[Epoch]:

@@ -1,14 +1,34 @@
-"""SIGINT and SIGTERM, taken where the state of a training is whole."""
+"""SIGINT, SIGTERM and SIGHUP, taken where the state of a training is whole."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+@contextmanager
+def on_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Give the signals that ask a program to end to ``handler``, within the block.
+
+    Those that are ignored stay ignored, as ``nohup`` wants it with SIGHUP. Outside the main thread, where
+    Python takes no signals, the block does nothing.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
 class Impatient(KeyboardInterrupt):
@@ -16,25 +36,21 @@ class Impatient(KeyboardInterrupt):
 
 
 class Interruption:
-    """Within its ``with`` block the two signals only leave a note; `between` raises where it is safe.
+    """Within its ``with`` block the signals only leave a note; `between` raises where it is safe.
 
-    A second signal raises at once, for whoever does not want to wait. Outside the main thread, where Python
-    takes no signals, the block does nothing.
+    A second signal raises at once, for whoever does not want to wait.
     """
 
     def __init__(self) -> None:
         self._noted = False
-        self._before: dict[int, object] = {}
+        self._stack = ExitStack()
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+        self._stack.enter_context(on_signals(self._note))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave
+        self._stack.close()
 
     def between(self, items: Iterable[T]) -> Iterator[T]:
         """The items; raises KeyboardInterrupt before the next one when a signal has come."""

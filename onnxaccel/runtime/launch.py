@@ -3,11 +3,16 @@
 A process that is killed (by a signal) takes the others with it, and all start again from the newest
 checkpoint, or from the beginning where there is none; the result is the same. A process that ends with an
 error of its own ends the training. Across machines torchrun does the same.
+
+None outlives the one that started them: a training that went on by itself would hold its checkpoint folder,
+and could not be started again. Ctrl-C reaches only that one, which passes it on, once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import signal
 import socket
@@ -20,9 +25,13 @@ from dataclasses import dataclass
 from typing import IO
 
 from onnxaccel.errors import TrainingError
+from onnxaccel.runtime.interrupt import on_signals
 
 RESTARTS = 3
 """How often a training is started again."""
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PARENT_DEATH_SIGNAL = 1
 
 
 @dataclass
@@ -53,18 +62,15 @@ def launch(
 
     Raises:
         TrainingError: Processes were killed more often than that.
-        KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, which the processes were told.
+        KeyboardInterrupt: Interrupted by SIGINT, SIGTERM or SIGHUP, which the processes were told.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        for attempt in range(restarts + 1):
+    for attempt in range(restarts + 1):
+        with on_signals(signal.default_int_handler):
             status, killed = _run(arguments, workers, attempt)
-            if killed is None:
-                return status
-            if attempt < restarts:
-                say(f"{killed}; all start again ({attempt + 1} of {restarts} times)")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        if killed is None:
+            return status
+        if attempt < restarts:
+            say(f"{killed}; all start again ({attempt + 1} of {restarts} times)")
     raise TrainingError(
         f"{killed}, and all were started again {restarts} times before; where memory runs out, use a "
         "smaller --batch-size or fewer --workers"
@@ -89,7 +95,7 @@ def _run(arguments: Sequence[str], workers: int, attempt: int) -> tuple[int, str
     except KeyboardInterrupt:
         for worker in started:
             with contextlib.suppress(ProcessLookupError):
-                worker.process.send_signal(signal.SIGINT)
+                worker.process.terminate()
         for worker in started:
             worker.process.wait()
         raise
@@ -111,13 +117,24 @@ def _start(arguments: Sequence[str], rank: int, workers: int, attempt: int, port
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RESTART_COUNT": str(attempt),
     }
-    command = [sys.executable, "-m", "onnxaccel", *arguments]
-    if rank == 0:
-        return _Worker(subprocess.Popen(command, env=environment), None)
-    messages = tempfile.TemporaryFile()
-    return _Worker(
-        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=messages), messages
+    messages = tempfile.TemporaryFile() if rank else None
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onnxaccel", *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL if rank else None,
+        stderr=messages,
+        process_group=0,
+        preexec_fn=functools.partial(_end_with, os.getpid()),
     )
+    return _Worker(process, messages)
+
+
+def _end_with(launcher: int) -> None:
+    """In a new process: be killed when the launcher ends, however that does; see prctl(2)."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != launcher:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _first_to_fail(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:

@@ -206,11 +206,13 @@ class Trainer:
             on_epoch: Called after each epoch.
 
         Raises:
-            DataError: The data is unreadable, empty or does not fit the model.
+            DataError: The data is unreadable, empty or does not fit the model; where it became so in the
+                middle, the state was saved if there is a folder.
             CheckpointError: There is no checkpoint to resume from, it is another training's, or another
                 training uses the folder.
             TrainingError: The loss is no longer finite.
-            KeyboardInterrupt: Interrupted by SIGINT or SIGTERM; the state was saved if there is a folder.
+            KeyboardInterrupt: Interrupted by SIGINT, SIGTERM or SIGHUP; the state was saved if there is a
+                folder.
         """
         made(metrics)  # refuses an unknown name before anything runs
         data, held_out = as_dataset(train), as_dataset(validation) if validation is not None else None

@@ -1,4 +1,4 @@
-"""CIFAR-10's binary format (Krizhevsky 2009): rows of a label byte and 3 x 32 x 32 pixels, memory-mapped."""
+"""CIFAR-10's binary format (Krizhevsky 2009): rows of a label byte and 3 x 32 x 32 pixels, read as taken."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from onnxaccel.data.dataset import Array, Dataset, Size
 from onnxaccel.data.spec import reader
+from onnxaccel.data.stored import StoredRows
 from onnxaccel.errors import DataError
 
 _PATTERNS = {"train": "data_batch_*.bin", "test": "test_batch.bin"}
@@ -22,12 +23,12 @@ class Batches:
 
     Attributes:
         source: The folder.
-        files: Memory-mapped rows, uint8 [N, 3073], per file.
+        files: Rows of each file, uint8 [N, 3073].
         classes: Names of the classes, where the folder has them.
     """
 
     source: str
-    files: list[npt.NDArray[np.uint8]]
+    files: list[StoredRows]
     classes: list[str] | None
 
     def __len__(self) -> int:
@@ -35,11 +36,11 @@ class Batches:
 
     def take(self, indices: npt.NDArray[np.int64], size: Size | None = None) -> tuple[Array, Array]:
         """See `Dataset.take`."""
-        ends = np.cumsum([len(file) for file in self.files])
-        which = np.searchsorted(ends, indices, side="right")
-        rows = np.stack(
-            [self.files[w][i - ends[w]] for w, i in zip(which, indices, strict=True)]  # counted from its end
-        )
+        starts = np.cumsum([0, *map(len, self.files)])
+        which = np.searchsorted(starts, indices, side="right") - 1
+        rows = np.empty((len(indices), _ROW), np.uint8)
+        for w in np.unique(which):
+            rows[which == w] = self.files[w][indices[which == w] - starts[w]]
         return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0].astype(np.int64)
 
 
@@ -57,6 +58,5 @@ def cifar(path: Path, part: str | None) -> Dataset:
             raise DataError(f"{file}: truncated: {bytes_} bytes are no whole number of {_ROW}-byte rows")
     names = path / "batches.meta.txt"
     classes = names.read_text().split() if names.is_file() else None
-    return Batches(
-        str(path), [np.memmap(f, np.uint8, mode="r").reshape(-1, _ROW) for f in files], classes or None
-    )
+    rows = [StoredRows(file, (file.stat().st_size // _ROW, _ROW)) for file in files]
+    return Batches(str(path), rows, classes or None)

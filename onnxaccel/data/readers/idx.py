@@ -1,4 +1,4 @@
-"""MNIST's IDX format (LeCun, Cortes, Burges), gzipped or not; plain files are memory-mapped."""
+"""MNIST's IDX format (LeCun, Cortes, Burges), gzipped or not; of plain files images are read as taken."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from onnxaccel.data.dataset import Arrays, Dataset
 from onnxaccel.data.spec import reader
+from onnxaccel.data.stored import StoredRows
 from onnxaccel.errors import DataError
 
 _PREFIXES = {"train": "train", "test": "t10k"}
@@ -39,7 +40,8 @@ def idx(path: Path, part: str | None) -> Dataset:
         raise DataError(f"{path}: has parts; write {' or '.join(f'{path}#{name}' for name in pairs)}")
     images, labels = next(iter(pairs.values()))
     x, y = _read(images, 3), _read(labels, 1)
-    return Arrays(str(path), x[..., None], y, [str(digit) for digit in range(int(y.max(initial=0)) + 1)])
+    y = y[np.arange(len(y))]
+    return Arrays(str(path), x, y, [str(digit) for digit in range(int(y.max(initial=0)) + 1)])
 
 
 def _pair(folder: Path, prefix: str) -> tuple[Path, Path] | None:
@@ -52,8 +54,11 @@ def _pair(folder: Path, prefix: str) -> tuple[Path, Path] | None:
     return (folder / images, folder / labels) if images and labels else None
 
 
-def _read(path: Path, rank: int) -> npt.NDArray[np.uint8]:
-    """One file of bytes: magic 0, 0, 8, rank; then the sizes as big-endian uint32; then the data."""
+def _read(path: Path, rank: int) -> npt.NDArray[np.uint8] | StoredRows:
+    """One file of bytes: magic 0, 0, 8, rank; then the sizes as big-endian uint32; then the data.
+
+    Images get their channel axis.
+    """
     try:
         with path.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
@@ -74,6 +79,7 @@ def _read(path: Path, rank: int) -> npt.NDArray[np.uint8]:
         raise DataError(f"{path}: cannot be read ({error}); download it again") from None
     if have < count:
         raise DataError(f"{path}: truncated: {have} of {count} bytes; download it again")
+    shape = (*sizes, 1) if rank == 3 else sizes
     if zipped or not count:
-        return np.frombuffer(data if count else b"", np.uint8).reshape(sizes)
-    return np.memmap(path, np.uint8, mode="r", offset=len(header), shape=sizes)
+        return np.frombuffer(data if count else b"", np.uint8).reshape(shape)
+    return StoredRows(path, shape, len(header))

@@ -7,7 +7,6 @@ on overflow pages of their own. What Caffe writes is read: one database, no dupl
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from onnxaccel.data.dataset import Dataset
 from onnxaccel.data.readers.datum import Datums
 from onnxaccel.data.spec import reader
+from onnxaccel.data.stored import StoredFile
 from onnxaccel.errors import DataError
 
 FILE = "data.mdb"
@@ -48,8 +48,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._file = StoredFile(path)
             self._page_size, root, entries = self._meta()
             places = [] if root == _NO_ROOT else list(self._leaves(root, set()))
             if len(places) != entries:
@@ -63,47 +62,54 @@ class Database:
 
     def __getitem__(self, index: int) -> bytes:
         start, size = self._places[index]
-        return self._map[start : start + size]
+        return self._file.read(int(start), int(size))
 
     def _meta(self) -> tuple[int, int, int]:
         """Page size, root and number of entries, from the newer of the two meta pages."""
         found = []
-        size = struct.unpack_from("<I", self._map, _PAGE.size + _META.size)[0]
+        size = struct.unpack("<I", self._bytes(_PAGE.size + _META.size, 4))[0]
         if size < 256 or size > 65536 or size & (size - 1):
             raise _Damaged(f"page size {size}")
         for start in (_PAGE.size, size + _PAGE.size):
-            magic, version, _, _ = _META.unpack_from(self._map, start)
+            meta = self._bytes(start, _META.size + 2 * _DB.size + 16)
+            magic, version, _, _ = _META.unpack_from(meta)
             if magic != _MAGIC or version != 1:
                 raise _Damaged(f"a meta page of version {version}")
-            main = _DB.unpack_from(self._map, start + _META.size + _DB.size)
-            transaction = struct.unpack_from("<QQ", self._map, start + _META.size + 2 * _DB.size)[1]
+            main = _DB.unpack_from(meta, _META.size + _DB.size)
+            transaction = struct.unpack_from("<QQ", meta, _META.size + 2 * _DB.size)[1]
             found.append((transaction, main[7], main[6]))
         _, root, entries = max(found)
         return size, root, entries
 
+    def _bytes(self, start: int, size: int) -> bytes:
+        if start + size > self._file.size:
+            raise _Damaged(f"it ends at {self._file.size}, before byte {start + size}")
+        return self._file.read(start, size)
+
     def _leaves(self, page: int, seen: set[int]) -> Iterator[tuple[int, int]]:
         """Start and size of each value below a page, which is none of those seen before."""
         start = page * self._page_size
-        if page in seen or start + self._page_size > len(self._map):
-            raise _Damaged(f"page {page} is not in the file, or twice in the tree")
+        if page in seen:
+            raise _Damaged(f"page {page} is twice in the tree")
         seen.add(page)
-        number, _, flags, lower, upper = _PAGE.unpack_from(self._map, start)
+        held = self._bytes(start, self._page_size)
+        number, _, flags, lower, upper = _PAGE.unpack_from(held)
         ordered = _PAGE.size <= lower <= upper <= self._page_size
         if number != page or not flags & (_BRANCH | _LEAF) or not ordered:
             raise _Damaged(f"page {page} is none of the tree's")
         count = (lower - _PAGE.size) // 2
-        for offset in struct.unpack_from(f"<{count}H", self._map, start + _PAGE.size):
+        for offset in struct.unpack_from(f"<{count}H", held, _PAGE.size):
             if not upper <= offset <= self._page_size - _NODE.size:
                 raise _Damaged(f"page {page} has an entry outside it")
-            node = start + offset
-            low, high, third, key = _NODE.unpack_from(self._map, node)
+            low, high, third, key = _NODE.unpack_from(held, offset)
             if flags & _BRANCH:
                 yield from self._leaves(low | high << 16 | third << 32, seen)
                 continue
-            value, size, end = node + _NODE.size + key, low | high << 16, start + self._page_size
+            within = offset + _NODE.size + key
+            value, size, end = start + within, low | high << 16, start + self._page_size
             if third == _BIG:
-                value = struct.unpack_from("<Q", self._map, value)[0] * self._page_size + _PAGE.size
-                end = len(self._map)
+                value = struct.unpack_from("<Q", held, within)[0] * self._page_size + _PAGE.size
+                end = self._file.size
             elif third:
                 raise _Damaged(f"page {page} holds duplicates or another database")
             if value + size > end:
