@@ -7,6 +7,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxaccel.bounds import BAD_ZIP
 from onnxaccel.errors import UnknownFormat
 
 _HEAD = 4096
@@ -110,7 +111,7 @@ def _format_of_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except BAD_ZIP as error:
         raise UnknownFormat(
             f"{path}: a damaged or truncated zip archive ({error}); copy the file again"
         ) from None
@@ -157,7 +158,7 @@ def _format_of_text(path: Path, head: bytes) -> str:
         return "prototxt"
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnknownFormat(f"{path}: text, but neither a Caffe prototxt nor a TensorFlow GraphDef") from None
     raise UnknownFormat(f"{path}: a JSON file, not a model with weights; give the model file itself")
 

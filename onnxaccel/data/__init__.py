@@ -94,20 +94,17 @@ def samples(source: str, model: Model, most: int = 16) -> dict[str, npt.NDArray[
         DataError: It is unreadable or does not fit the model.
     """
     from onnxaccel.data.readers.folder import IMAGE_SUFFIXES, read_image
+    from onnxaccel.data.readers.npz import load_arrays
 
     path = Path(source)
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         preparation = Preparation.of(model)
         return {preparation.name: preparation(read_image(path, preparation.size)[None], source)}
     if path.is_file() and path.suffix in (".npy", ".npz"):
-        try:
-            loaded = np.load(path, allow_pickle=False)
-            arrays = (
-                dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {model.input_names()[0]: loaded}
-            )
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: not a readable numpy file ({error})") from None
-        if set(model.input_names()) <= set(arrays):
-            return {name: arrays[name] for name in model.input_names()}
+        wanted = model.input_names()
+        arrays = load_arrays(path, lambda names: set(wanted).intersection(names) or {""}.intersection(names))
+        arrays = {wanted[0]: arrays[""]} if "" in arrays else arrays
+        if set(wanted) <= set(arrays):
+            return {name: arrays[name] for name in wanted}
     with batches(source, model, most).starting_at(0) as rest:
         return next(iter(rest))[0]

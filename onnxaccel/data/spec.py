@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from onnxaccel.bounds import entries, regular
 from onnxaccel.data.dataset import Dataset, Part
 from onnxaccel.errors import DataError
 from onnxaccel.registry import Registry
@@ -37,6 +38,8 @@ def open_dataset(spec: str) -> Dataset:
         path = Path(name).expanduser()
         if not path.exists():
             raise DataError(f"{path}: no such file or folder; --data takes a path or sklearn:NAME")
+        if not path.is_dir():
+            regular(path, DataError)
         dataset = _reader(format_of(path))(path, part)
     for pick in picks:
         dataset = _range(dataset, pick)
@@ -48,7 +51,7 @@ def open_dataset(spec: str) -> Dataset:
 def format_of(path: Path) -> str:
     """The name of the reader for a path, told from its content."""
     if path.is_dir():
-        names = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+        names = [entry.name for entry in entries(path, DataError) if not entry.name.startswith(".")]
         if any(re.search(r"[-.]idx[13]-ubyte(\.gz)?$", name) for name in names):
             return "idx"
         if any(re.fullmatch(r"(data_batch_\d|test_batch)\.bin", name) for name in names):

@@ -17,10 +17,13 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes import common as passes
 
+from onnxaccel import bounds
 from onnxaccel.errors import ModelError, OutputError
 from onnxaccel.files import atomic_folder, scratch_folder
 from onnxaccel.graph.proto_file import write_proto
 from onnxaccel.graph.shapes import Loops, keep_ranks
+from onnxaccel.graph.tensor_data import check_tensors
+from onnxaccel.records import Malformed, record_of
 
 OPSET = 18
 """The opset that models are written in; older ones are raised to it, newer ones are kept."""
@@ -59,7 +62,7 @@ def unpacked(array: PackedArray) -> npt.NDArray[np.float32]:
     try:
         data = np.frombuffer(base64.b64decode(array["float32"], validate=True), "<f4")
         return data.reshape(array["shape"]).astype(np.float32)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ModelError(f"an array in the model's metadata is damaged ({error}); convert it again") from None
 
 
@@ -157,12 +160,10 @@ class Metadata:
         if text is None:
             return cls()
         try:
-            values = {k: v for k, v in json.loads(text).items() if k in cls.__dataclass_fields__}
-            values["preprocessing"] = Preprocessing(**values.get("preprocessing", {}))
-            if values.get("session") is not None:
-                values["session"] = SessionSettings(**values["session"])
-            return cls(**values)
-        except (ValueError, TypeError, AttributeError) as error:
+            metadata = record_of(cls, text)
+            _check_ranges(metadata)
+            return metadata
+        except Malformed as error:
             raise ModelError(
                 f"the model's onnxaccel metadata is damaged ({error}); convert it again"
             ) from None
@@ -194,13 +195,15 @@ class Model:
                 data lies outside its folder.
         """
         path = Path(path)
-        if not path.is_file():
+        if not path.exists():
             raise ModelError(f"{path}: no such file; give the path of an .onnx model")
+        data = bounds.read(path, ModelError)
         try:
-            proto = onnx.load(path, load_external_data=False)
+            proto = onnx.ModelProto.FromString(data)
+            del data
             if not proto.graph.node and not proto.graph.output:
                 raise ModelError(f"{path}: not an ONNX model (no graph in it)")
-            _check_external_data(proto, path)
+            check_tensors(proto, path)
             if _opset(proto) < OPSET:  # the version converter needs the weights in the message
                 onnx.load_external_data_for_model(proto, str(path.parent))
             return cls.from_proto(proto, base_dir=path.parent)
@@ -387,19 +390,24 @@ def _opset(proto: onnx.ModelProto) -> int:
     return max(versions, default=OPSET)
 
 
-def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
-    folder = path.parent.resolve()
-    for tensor in onnx.external_data_helper._get_all_tensors(proto):
-        if not onnx.external_data_helper.uses_external_data(tensor):
-            continue
-        location = next((e.value for e in tensor.external_data if e.key == "location"), "")
-        target = folder / location
-        if target.is_symlink() or not target.resolve().is_relative_to(folder):
-            raise ModelError(
-                f"{path}: tensor {tensor.name!r} points outside the model's folder ({location!r})"
-            )
-        if not target.is_file():
-            raise ModelError(f"{path}: its external data {location!r} is missing; keep both files together")
+_SIDE = 2**14
+"""Pixels along one side of an image that a model takes, at most: damaged metadata must not ask for more."""
+
+
+def _check_ranges(metadata: Metadata) -> None:
+    """Refuse values that are of the right type and mean nothing, or too much."""
+    wanted, session = metadata.preprocessing, metadata.session
+    sides = [*(wanted.resize or ()), *([wanted.crop] if wanted.crop is not None else [])]
+    for name, fine in (
+        ("preprocessing.layout", wanted.layout in (None, "NCHW", "NHWC")),
+        ("preprocessing.channels", wanted.channels in ("RGB", "BGR")),
+        ("preprocessing.resize or crop", all(0 < side <= _SIDE for side in sides)),
+        ("running_variance", metadata.running_variance in ("unbiased", "population")),
+        ("session.threads", session is None or 0 <= session.threads <= 2**10),
+        ("batch_sizes", all(size > 0 for size in metadata.batch_sizes.values())),
+    ):
+        if not fine:
+            raise Malformed(f"{name} is not possible")
 
 
 def _first_line(error: Exception) -> str:

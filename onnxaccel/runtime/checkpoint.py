@@ -23,8 +23,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from onnxaccel.bounds import regular, within
 from onnxaccel.errors import CheckpointError, OutputError
 from onnxaccel.files import atomic_folder
+from onnxaccel.records import record_of
 
 BEST = "best.safetensors"
 """The file that holds the checkpoint after the best epoch."""
@@ -92,7 +94,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder}: no checkpoint in it; start without --resume")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise OutputError(
                 f"{self.folder}: checkpoints cannot be written ({error.strerror or error})"
@@ -169,9 +171,12 @@ class Checkpoints:
 
 
 def _load(path: Path) -> tuple[State, Progress]:
+    if not within(path, path.parent):
+        raise CheckpointError(f"{path}: refused, the link leaves its folder; copy the checkpoint there")
+    regular(path, CheckpointError)
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
-            progress = Progress(**json.loads(file.metadata()[_KEY]))
+            progress = record_of(Progress, file.metadata()[_KEY])
             return {name: file.get_tensor(name) for name in file.keys()}, progress
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(

@@ -16,6 +16,7 @@ from onnxaccel.errors import ModelError, ProviderError
 from onnxaccel.files import scratch_folder
 from onnxaccel.graph.model import LARGE, Model, SessionSettings
 from onnxaccel.runtime.providers import Provider, missing, resolve
+from onnxaccel.runtime.providers.options import TRIED
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -60,6 +61,8 @@ class Session:
         recorded = None if isinstance(model, Path) else model.metadata.session
         settings = settings or recorded or SessionSettings()
         self.provider = resolve(ep)
+        if settings.graph_optimization not in _LEVELS:
+            raise ModelError(f"there is no graph optimization {settings.graph_optimization!r}")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or settings.threads
         options.graph_optimization_level = _LEVELS[settings.graph_optimization]
@@ -127,9 +130,15 @@ class Session:
 def provider_for(model: Model, ep: str | Provider) -> Provider:
     """The provider to run ``model`` on: for "auto" the one that `optimize` found best, if it works here."""
     recorded = model.metadata.session
-    if ep == "auto" and recorded is not None and recorded.provider and missing(recorded.provider) is None:
-        return resolve(recorded.provider, recorded.options)
-    return resolve(ep)
+    if ep != "auto" or recorded is None or recorded.provider is None:
+        return resolve(ep)
+    if recorded.options not in TRIED.get(recorded.provider, ()):
+        raise ModelError(
+            f"the model asks for provider {recorded.provider!r} with options {recorded.options}, which "
+            "onnxaccel optimize never records; say with --ep where to run it"
+        )
+    usable = missing(recorded.provider) is None
+    return resolve(recorded.provider, recorded.options) if usable else resolve(ep)
 
 
 def _create(model: Model | Path, options: ort.SessionOptions, provider: Provider) -> ort.InferenceSession:

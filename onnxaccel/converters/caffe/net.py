@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxaccel.bounds import read_text
 from onnxaccel.converters.caffe.schema import message, parse_text
 from onnxaccel.converters.caffe.upgrade import upgraded
 from onnxaccel.errors import ConversionError, MissingWeights
@@ -85,10 +86,7 @@ def read_net(path: Path, phase: str = "TEST", level: int = 0, stages: Sequence[s
     Raises:
         ConversionError: A syntax error, or no layers.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConversionError(f"{path}: cannot be read ({error})") from None
+    text = read_text(path, ConversionError)
     proto = parse_text(text, "NetParameter", str(path))
     return layers_of(proto, str(path), phase, level, stages, _lines(text))
 

@@ -14,9 +14,6 @@ from google.protobuf.message import DecodeError
 
 from onnxaccel.errors import ConversionError
 
-MAX_BYTES = 2**31 - 1
-"""Protobuf's own limit for one message."""
-
 
 @cache
 def _pool() -> Any:
@@ -42,7 +39,7 @@ def parse_text(text: str, name: str, source: str) -> Any:
     """
     try:
         return text_format.Parse(text, message(name)())
-    except text_format.ParseError as error:
+    except (text_format.ParseError, ValueError, RecursionError) as error:
         raise ConversionError(f"{source}:{error}; a field of a Caffe fork may be unknown here") from None
 
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from onnxaccel.bounds import read_text
 from onnxaccel.converters.caffe.schema import parse_text
 from onnxaccel.errors import ConversionError, TrainingError
 from onnxaccel.graph.solver import Solver
@@ -20,11 +21,7 @@ def read_solver(path: Path) -> Solver:
     Raises:
         ConversionError: The file cannot be read, has a syntax error, or a setting that is not possible.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConversionError(f"{path}: cannot be read ({error})") from None
-    proto = parse_text(text, "SolverParameter", str(path))
+    proto = parse_text(read_text(path, ConversionError), "SolverParameter", str(path))
     try:
         return Solver.of(_settings(proto))
     except TrainingError as error:

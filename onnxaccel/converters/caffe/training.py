@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxaccel.bounds import read, within
 from onnxaccel.converters.caffe.assemble import DATA, Assembly
 from onnxaccel.converters.caffe.net import Layer
-from onnxaccel.converters.caffe.schema import MAX_BYTES, parse_binary
+from onnxaccel.converters.caffe.schema import parse_binary
 from onnxaccel.converters.caffe.weights import array_of
 from onnxaccel.data import open_dataset
 from onnxaccel.errors import ConversionError, DataError, MissingDependency
@@ -97,9 +98,7 @@ def read_mean(path: Path) -> npt.NDArray[np.float32]:
     Raises:
         ConversionError: It is damaged or of another form.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise ConversionError(f"{path}: too large for a mean file")
-    mean = array_of(parse_binary(path.read_bytes(), "BlobProto", str(path)), str(path))
+    mean = array_of(parse_binary(read(path, ConversionError), "BlobProto", str(path)), str(path))
     if mean.ndim == 4 and mean.shape[0] == 1:
         mean = mean[0]
     if mean.ndim != 3 or not mean.size:
@@ -131,10 +130,13 @@ def sizes_of_data(net: list[Layer], prototxt: Path, given: Mapping[str, Any]) ->
 
 
 def _beside(name: str, prototxt: Path) -> Path | None:
-    """A file that a prototxt names: from the working directory, as Caffe has it, or the prototxt's folder."""
+    """A file that a prototxt names: from the working directory, as Caffe has it, or the prototxt's folder.
+
+    One that lies in neither is not read: a prototxt is not to say which of the user's files are opened.
+    """
     if not name:
         return None
     for place in (Path(name), prototxt.parent / name, prototxt.parent / Path(name).name):
-        if place.exists():
+        if within(place, Path(), prototxt.parent) and place.exists():
             return place
     return None

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxaccel.bounds import read, regular
 from onnxaccel.converters.caffe.net import Layer
-from onnxaccel.converters.caffe.schema import MAX_BYTES, parse_binary
+from onnxaccel.converters.caffe.schema import parse_binary
 from onnxaccel.errors import ConversionError, MissingDependency, MissingWeights
+from onnxaccel.hdf5 import DAMAGED, check_hdf5
 
 Blobs = list[npt.NDArray[np.float32]]
 
@@ -29,14 +31,12 @@ def load_weights(layers: list[Layer], path: Path) -> None:
         ConversionError: The file is damaged or too large, or holds no weights.
         MissingDependency: An HDF5 file needs h5py.
     """
+    regular(path, ConversionError)
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
             hdf5 = file.read(len(HDF5_MAGIC)) == HDF5_MAGIC
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read ({error})") from None
-    if size > MAX_BYTES and not hdf5:
-        raise ConversionError(f"{path}: {size} bytes are more than a caffemodel can hold")
     stored = _read_hdf5(path) if hdf5 else _read_binary(path)
     if not stored:
         raise ConversionError(f"{path}: no weights in it; is it a caffemodel?")
@@ -60,7 +60,7 @@ def array_of(blob: Any, where: str) -> npt.NDArray[np.float32]:
 
 
 def _read_binary(path: Path) -> dict[str, Callable[[], Blobs]]:
-    proto = parse_binary(path.read_bytes(), "StoredNet", str(path))
+    proto = parse_binary(read(path, ConversionError), "StoredNet", str(path))
     stored: list[tuple[str, Iterable[Any]]] = [(old.name, old.blobs) for old in proto.layers]
     stored += [(old.layer.name, old.layer.blobs) for old in proto.layers if old.HasField("layer")]
     stored += [(layer.name, layer.blobs) for layer in proto.layer]
@@ -77,6 +77,7 @@ def _read_hdf5(path: Path) -> dict[str, Callable[[], Blobs]]:
         import h5py
     except ImportError:
         raise MissingDependency("h5py", "data", "read .caffemodel.h5 files") from None
+    check_hdf5(path, ConversionError, whole=True)
     stored: dict[str, Blobs] = {}
 
     def visit(name: str, item: Any) -> None:
@@ -91,6 +92,6 @@ def _read_hdf5(path: Path) -> dict[str, Callable[[], Blobs]]:
                     f"{path}: an HDF5 file without /data, so not Caffe's; give the .caffemodel.h5"
                 )
             file["data"].visititems(visit)
-    except OSError as error:
+    except DAMAGED as error:
         raise ConversionError(f"{path}: damaged or truncated ({error}); copy the file again") from None
     return {name: partial(list, blobs) for name, blobs in stored.items()}

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from onnxaccel.bounds import MESSAGE
 from onnxaccel.converters.caffe.assemble import build
 from onnxaccel.converters.caffe.net import Layer, read_net
-from onnxaccel.converters.caffe.schema import MAX_BYTES, message
+from onnxaccel.converters.caffe.schema import message
 from onnxaccel.converters.contract import Options
 from onnxaccel.errors import ModelError
 from onnxaccel.graph.builder import dims_of
@@ -37,7 +38,7 @@ def caffemodel_of(model: Model, prototxt: Path) -> bytes:
     for layer in net:
         held = blobs.get(layer.name, {})
         size += sum(array.nbytes for array in held.values())
-        if size > MAX_BYTES:
+        if size > MESSAGE:
             raise ModelError("the weights are over 2 GB, more than a .caffemodel can hold")
         stored = proto.layer.add(name=layer.name, type=layer.type)
         for _, array in sorted(held.items()):

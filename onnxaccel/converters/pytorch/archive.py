@@ -10,9 +10,10 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxaccel import bounds
 from onnxaccel.errors import ConversionError, MissingWeights
 
 if TYPE_CHECKING:
@@ -21,36 +22,13 @@ if TYPE_CHECKING:
 _NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
 """Keys under which training scripts keep the weights within a checkpoint."""
 
-_MAX_EXPANSION = 20
+_EXPANSION = 20
 """Largest ratio of unpacked to packed size; PyTorch stores its archives unpacked."""
-
-_SLACK = 16 * 2**20
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a zip archive whose members leave its folder, or unpack to far more than the file holds.
-
-    Raises:
-        ConversionError: The archive is damaged, or hostile.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ConversionError(
-            f"{path}: a damaged or truncated archive ({error}); copy the file again"
-        ) from None
-    for member in members:
-        name = PurePosixPath(member.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in member.filename.split("/")[0]:
-            raise ConversionError(
-                f"{path}: refused, its member {member.filename!r} points outside the archive"
-            )
-    unpacked = sum(member.file_size for member in members)
-    if unpacked > _MAX_EXPANSION * path.stat().st_size + _SLACK:
-        raise ConversionError(
-            f"{path}: refused, {path.stat().st_size} bytes that unpack to {unpacked} are no saved model"
-        )
+    """`onnxaccel.bounds.check_archive` for PyTorch's archives."""
+    bounds.check_archive(path, ConversionError, _EXPANSION)
 
 
 def read_checkpoint(path: Path, trust_pickle: bool) -> Any:

@@ -7,10 +7,12 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from onnxaccel.bounds import BAD_ZIP
 from onnxaccel.converters.pytorch.archive import blocked, check_archive
 from onnxaccel.errors import ConversionError
 
@@ -109,7 +111,7 @@ def _members(path: Path) -> list[tuple[str, bytes]]:
                 for name in archive.namelist()
                 if not _RAW_WEIGHTS.search(name) or _opens(archive, name)
             ]
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except (*BAD_ZIP, zlib.error) as error:
             raise ConversionError(f"{path}: a damaged archive ({error}); copy the file again") from None
 
 
@@ -134,7 +136,7 @@ def _scan_pickle(path: Path, name: str, content: bytes) -> None:
 def _scan_json(path: Path, name: str, content: bytes) -> None:
     try:
         document = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConversionError(
             f"{path}: its member {name} is damaged ({error}); copy the file again"
         ) from None

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from onnxaccel.bounds import check_tree, read, within
 from onnxaccel.converters.contract import Conversion, Options
 from onnxaccel.converters.detect import is_text
 from onnxaccel.converters.tensorflow.bridge import FRONT_ENDS, import_tensorflow, quiet
 from onnxaccel.converters.tensorflow.functions import Frozen, convert_frozen, first_line, freeze
+from onnxaccel.converters.tensorflow.harm import refuse_harm, without_saving
 from onnxaccel.converters.tensorflow.parameters import find_parameters
 from onnxaccel.errors import ConversionError, UnknownFormat
 from onnxaccel.files import scratch_folder
@@ -48,6 +50,7 @@ def graph(
     outputs = [_tensor(name) for name in options.outputs] or _leaves(graph_def)
     inputs = [_tensor(name) for name in options.inputs] or _placeholders(graph_def, outputs)
     _check_names(graph_def, [*inputs, *outputs], path)
+    refuse_harm(graph_def, path, outputs, inputs)
     function = _imported(tf, graph_def).prune(inputs, outputs)
 
     def run(arrays: list[Any]) -> list[Any]:
@@ -89,8 +92,13 @@ def checkpoint(path: Path, options: Options) -> Conversion:
     v1 = tf.compat.v1
     with quiet(), tf.Graph().as_default() as built, v1.Session(graph=built) as session:
         try:
-            saver = v1.train.import_meta_graph(f"{prefix}.meta", clear_devices=True)
+            meta = _meta_graph(Path(f"{prefix}.meta"))
+            without_saving(meta.graph_def)
+            refuse_harm(meta.graph_def, path, [meta.saver_def.restore_op_name], restoring=True)
+            saver = v1.train.import_meta_graph(meta, clear_devices=True)
             saver.restore(session, str(prefix))
+        except ConversionError:
+            raise
         except Exception as error:  # TensorFlow raises whatever its parsers raise
             raise ConversionError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
         graph_def = built.as_graph_def()
@@ -120,10 +128,13 @@ def checkpoint_prefix(path: Path) -> Path | None:
 def saved_model(path: Path, options: Options) -> Conversion:
     """A SavedModel folder: its serving signature, or the only one it has."""
     tf = import_tensorflow()
+    check_tree(path, ConversionError)
     with quiet():
         try:
-            with _without_optimizer(path) as folder:
+            with _only_tensors(path) as folder:
                 loaded = tf.saved_model.load(str(folder))
+        except ConversionError:
+            raise
         except Exception as error:  # TensorFlow raises whatever its parsers raise
             raise ConversionError(f"{path}: not a readable SavedModel ({first_line(error)})") from None
     signatures = dict(loaded.signatures)
@@ -195,21 +206,24 @@ def function(
 
 
 @contextmanager
-def _without_optimizer(path: Path) -> Iterator[Path]:
-    """The SavedModel without its optimizer's slots, which only the Keras that wrote them restores."""
-    from google.protobuf import text_format
-    from google.protobuf.message import DecodeError
+def _only_tensors(path: Path) -> Iterator[Path]:
+    """The SavedModel with nothing in it but computation.
+
+    It has none of its optimizer's slots, which only the Keras that wrote them restores, and saves nothing.
+    """
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     proto = SavedModel()
-    try:
-        if (path / "saved_model.pb").is_file():
-            proto.ParseFromString((path / "saved_model.pb").read_bytes())
-        else:
-            text_format.Parse((path / "saved_model.pbtxt").read_text(), proto)
-    except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
-        raise ConversionError(f"saved_model.pb is damaged or truncated: {first_line(error)}") from None
+    binary = (path / "saved_model.pb").is_file()
+    _parse(path / ("saved_model.pb" if binary else "saved_model.pbtxt"), proto, ConversionError)
     for meta in proto.meta_graphs:
+        for asset in meta.asset_file_def:
+            if not within(path / "assets" / asset.filename, path):
+                raise ConversionError(
+                    f"{path}: refused, its asset {asset.filename!r} lies outside its folder"
+                )
+        without_saving(meta.graph_def)
+        refuse_harm(meta.graph_def, path, restoring=True)
         for node in meta.object_graph_def.nodes:
             node.ClearField("slot_variables")
     with scratch_folder() as folder:
@@ -227,20 +241,8 @@ def read_graph_def(path: Path) -> Any:
         UnknownFormat: It is damaged, or empty.
     """
     tf = import_tensorflow()
-    from google.protobuf import text_format
-    from google.protobuf.message import DecodeError
-
     graph_def = tf.compat.v1.GraphDef()
-    data = path.read_bytes()
-    try:
-        if is_text(data[:4096]):
-            text_format.Parse(data.decode(), graph_def)
-        else:
-            graph_def.ParseFromString(data)
-    except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
-        raise UnknownFormat(
-            f"{path}: a damaged or truncated TensorFlow graph ({first_line(error)})"
-        ) from None
+    _parse(path, graph_def, UnknownFormat)
     if not graph_def.node:
         raise UnknownFormat(f"{path}: a TensorFlow graph without nodes")
     held = [node for node in graph_def.node if node.op in ("VariableV2", "Variable", "VarHandleOp")]
@@ -250,6 +252,33 @@ def read_graph_def(path: Path) -> Any:
             "checkpoint's .meta file with its .index and .data files beside it, or a frozen graph"
         )
     return graph_def
+
+
+def _meta_graph(path: Path) -> Any:
+    from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+
+    meta = MetaGraphDef()
+    _parse(path, meta, ConversionError)
+    return meta
+
+
+def _parse(path: Path, message: Any, error: type[ConversionError]) -> None:
+    """Read a message of TensorFlow's, binary or text.
+
+    Raises:
+        ConversionError: As ``error``: it is damaged or too large.
+    """
+    from google.protobuf import text_format
+    from google.protobuf.message import DecodeError
+
+    data = read(path, error)
+    try:
+        if is_text(data[:4096]):
+            text_format.Parse(data.decode(), message)
+        else:
+            message.ParseFromString(data)
+    except (DecodeError, text_format.ParseError, ValueError, RecursionError) as reason:
+        raise error(f"{path}: a damaged or truncated TensorFlow graph ({first_line(reason)})") from None
 
 
 def _defaults_to_constants(graph_def: Any, options: Options) -> None:

@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from onnxaccel.converters.contract import Arrays, Conversion, Options
 from onnxaccel.converters.tensorflow import noise
+from onnxaccel.converters.tensorflow.archive import check_keras
 from onnxaccel.converters.tensorflow.bridge import import_tensorflow, quiet, to_onnx
 from onnxaccel.converters.tensorflow.functions import finish, first_line, index_ranges, wide_indices
 from onnxaccel.converters.tensorflow.graphs import unique
@@ -38,6 +39,7 @@ def keras_file(path: Path, options: Options, suffix: str, source_format: str) ->
     import_tensorflow()
     import keras
 
+    check_keras(path, source_format, custom=options.custom_objects is not None)
     with scratch_folder() as folder, _custom_objects(options.custom_objects) as custom:
         link = folder / f"model{suffix}"  # Keras goes by the suffix
         os.symlink(path.resolve(), link)
@@ -89,8 +91,6 @@ def _by_old_keras(path: Path) -> Any:
 def _explain(error: Exception) -> str:
     text = " ".join(str(error).split())
     remedy = "build the model in Python and pass it to onnxaccel.convert"
-    if "lambda" in text.lower():
-        return f"has a Lambda layer, which is code from the file, so it is not loaded; {remedy}"
     if "No model config found" in text or "model_config" in text:
         return f"holds weights without a model; {remedy}"
     if "Could not locate" in text or "Unknown layer" in text or "Could not interpret" in text:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from onnxaccel.bounds import entries, read_text
 from onnxaccel.data.dataset import Array, Dataset, Size
 from onnxaccel.data.spec import reader
 from onnxaccel.data.stored import StoredRows
@@ -47,7 +48,10 @@ class Batches:
 @reader("cifar")
 def cifar(path: Path, part: str | None) -> Dataset:
     """A folder of data_batch_1.bin ... data_batch_5.bin and test_batch.bin."""
-    parts = {name: files for name, glob in _PATTERNS.items() if (files := sorted(path.glob(glob)))}
+    there = [entry for entry in entries(path, DataError) if entry.is_file()]
+    parts = {
+        name: files for name, glob in _PATTERNS.items() if (files := [f for f in there if f.match(glob)])
+    }
     if part is None and len(parts) > 1:
         raise DataError(f"{path}: has parts; write {' or '.join(f'{path}#{name}' for name in parts)}")
     if part is not None and part not in parts:
@@ -57,6 +61,6 @@ def cifar(path: Path, part: str | None) -> Dataset:
         if not (bytes_ := file.stat().st_size) or bytes_ % _ROW:
             raise DataError(f"{file}: truncated: {bytes_} bytes are no whole number of {_ROW}-byte rows")
     names = path / "batches.meta.txt"
-    classes = names.read_text().split() if names.is_file() else None
+    classes = read_text(names, DataError).split() if names in there else None
     rows = [StoredRows(file, (file.stat().st_size // _ROW, _ROW)) for file in files]
     return Batches(str(path), rows, classes or None)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from onnxaccel.bounds import entries
 from onnxaccel.data.dataset import Array, Dataset, Size
 from onnxaccel.data.spec import PARTS, reader
 from onnxaccel.errors import DataError
@@ -17,6 +18,9 @@ from onnxaccel.errors import DataError
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded, whatever a file is called: of Pillow's other formats, EPS runs Ghostscript."""
 
 
 @dataclass
@@ -72,7 +76,7 @@ def read_image(path: Path, size: Size | None = None) -> npt.NDArray[np.uint8]:
 def decode_image(file: Path | BinaryIO, source: str, size: Size | None) -> npt.NDArray[np.uint8]:
     """`read_image` for an open file, which messages call ``source``."""
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=_FORMATS) as opened:
             image: Image.Image = opened
             if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's convert would clip to 255
                 image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
@@ -91,18 +95,20 @@ def folder(path: Path, part: str | None) -> Dataset:
     if part is not None:
         if not (path / part).is_dir():
             raise DataError(f"{path}: has no part {part!r} (no folder {part}/)")
-        path = path / part
-    classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and entry.name[0] != ".")
+        entries(path, DataError)
+    root, path = path, path / (part or "")
+    folders = [entry for entry in entries(path, DataError, root) if entry.is_dir()]
+    classes = [entry.name for entry in folders if entry.name[0] != "."]
     if (part is None and "train" in classes) or set(classes) <= set(PARTS):
         raise DataError(f"{path}: has parts; write {' or '.join(f'{path}#{name}' for name in classes)}")
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(
+        found = [
             file
-            for file in (path / name).iterdir()
+            for file in entries(path / name, DataError, root)
             if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."
-        )
+        ]
         files += found
         labels += [label] * len(found)
     if not files:

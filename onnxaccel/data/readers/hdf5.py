@@ -13,9 +13,7 @@ from onnxaccel.data.dataset import Array, Dataset, Size, as_targets, check
 from onnxaccel.data.readers.npz import images_of, names_of
 from onnxaccel.data.spec import reader
 from onnxaccel.errors import DataError, MissingDependency
-
-_DAMAGED = (OSError, RuntimeError, KeyError, ValueError, MemoryError)
-"""What h5py raises on a damaged file."""
+from onnxaccel.hdf5 import DAMAGED, check_hdf5
 
 
 @dataclass
@@ -45,7 +43,7 @@ class Rows:
         rows, back = np.unique(indices, return_inverse=True)  # h5py takes increasing indices only
         try:
             return images_of(self.x[rows][back]), as_targets(self.y[rows][back])
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise DataError(f"{self.source}: cannot be read ({error})") from None
 
 
@@ -56,11 +54,12 @@ def hdf5(path: Path, part: str | None) -> Dataset:
         import h5py
     except ImportError:
         raise MissingDependency("h5py", "data", f"read {path}") from None
+    check_hdf5(path, DataError, whole=False)
     try:
         file = h5py.File(path, "r")
         arrays = [name for name, entry in file.items() if isinstance(entry, h5py.Dataset) and entry.ndim]
         x, y = (file[name] for name in names_of(arrays, part, path))
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: not a readable HDF5 file ({error})") from None
     check(str(path), x, y)
     return Rows(str(path), x, y)

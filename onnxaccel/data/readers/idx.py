@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from onnxaccel.bounds import EXPANSION, entries, fits
 from onnxaccel.data.dataset import Arrays, Dataset
 from onnxaccel.data.spec import reader
 from onnxaccel.data.stored import StoredRows
 from onnxaccel.errors import DataError
 
 _PREFIXES = {"train": "train", "test": "t10k"}
-_LARGEST = 2**33
-"""Bytes that a gzipped file may unpack to."""
 
 
 @reader("idx")
@@ -46,7 +45,7 @@ def idx(path: Path, part: str | None) -> Dataset:
 
 def _pair(folder: Path, prefix: str) -> tuple[Path, Path] | None:
     """The images and the labels of one part; an unzipped file goes before a zipped one."""
-    names = sorted(entry.name for entry in folder.iterdir())
+    names = [entry.name for entry in entries(folder, DataError) if entry.is_file()]
     images, labels = (
         next((n for n in names if re.fullmatch(rf"{prefix}-{kind}-ubyte(\.gz)?", n)), None)
         for kind in ("images[-.]idx3", "labels[-.]idx1")
@@ -71,11 +70,13 @@ def _read(path: Path, rank: int) -> npt.NDArray[np.uint8] | StoredRows:
             sizes = struct.unpack(f">{rank}I", header[4:]) if len(header) == 4 + 4 * rank else (1,)
             count = math.prod(sizes)
             if zipped:
-                data = file.read(count) if count < _LARGEST else b""
+                packed = path.stat().st_size
+                fits(count, f"{path}: unpacked, it", DataError)
+                data = file.read(count) if count <= EXPANSION * packed else b""
                 have = len(data)
             else:
                 have = path.stat().st_size - len(header)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, MemoryError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); download it again") from None
     if have < count:
         raise DataError(f"{path}: truncated: {have} of {count} bytes; download it again")

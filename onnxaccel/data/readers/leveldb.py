@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from onnxaccel.bounds import read_text
 from onnxaccel.data.dataset import Dataset
 from onnxaccel.data.readers.datum import Datums
 from onnxaccel.data.readers.lmdb import database_in
@@ -29,6 +31,8 @@ class Database:
 
     def __init__(self, path: Path, plyvel: Any) -> None:
         self._path, self._error = path, plyvel.Error
+        if not re.fullmatch(r"MANIFEST-\d+\n?", read_text(path / MARK, DataError)):
+            raise self._damaged(f"{MARK} names no manifest")
         try:
             self._database = plyvel.DB(str(path), create_if_missing=False, paranoid_checks=True)
             self._keys = list(self._database.iterator(include_value=False))

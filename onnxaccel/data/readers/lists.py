@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxaccel.bounds import MESSAGE, read_text, within
 from onnxaccel.data.dataset import Dataset, Joined
 from onnxaccel.data.readers.folder import ImageFolder
 from onnxaccel.data.readers.hdf5 import hdf5
@@ -24,6 +25,7 @@ def hdf5_list(path: Path, part: str | None) -> Dataset:
     for number, file in enumerate(files, 1):
         if not file.is_file():
             raise DataError(f"{path}: line {number}: {file}: no such file")
+        _check_inside(file, path, number, path.parent, Path())
     return Joined(str(path), [hdf5(file, part) for file in files])
 
 
@@ -42,6 +44,9 @@ def image_list(path: Path, part: str | None) -> Dataset:
         if not files[-1].is_file():
             hint = "" if part else f"; {path}#root=FOLDER says where the list's names start"
             raise DataError(f"{path}: line {number}: {files[-1]}: no such file{hint}")
+        _check_inside(
+            files[-1], path, number, *([Path(part.removeprefix(_ROOT))] if part else [path.parent, Path()])
+        )
     return ImageFolder(str(path), files, np.array(labels, np.int64), None)
 
 
@@ -51,9 +56,15 @@ def _found(name: str, listed: Path) -> Path:
     return near if near.exists() or not Path(name).exists() else Path(name)
 
 
+def _check_inside(file: Path, listed: Path, number: int, *folders: Path) -> None:
+    """Refuse a name that leads out of the folders that the list's names start at."""
+    if not within(file, *folders):
+        raise DataError(
+            f"{listed}: line {number}: refused, {file} is outside the list's folder; move the list, or for "
+            f"images allow it with {listed}#root=FOLDER (#root=/ allows any)"
+        )
+
+
 def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+    text = read_text(path, DataError, MESSAGE)
     return [line.strip() for line in text.splitlines() if line.strip()]

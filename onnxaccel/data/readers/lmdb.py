@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from onnxaccel.bounds import check_tree, entries, regular
 from onnxaccel.data.dataset import Dataset
 from onnxaccel.data.readers.datum import Datums
 from onnxaccel.data.spec import reader
@@ -47,6 +48,7 @@ class Database:
     """
 
     def __init__(self, path: Path) -> None:
+        regular(path, DataError)
         try:
             self._file = StoredFile(path)
             self._page_size, root, entries = self._meta()
@@ -129,9 +131,10 @@ def database_in(path: Path, part: str | None, mark: str) -> Path:
     Raises:
         DataError: There is no such part, or it is not said which.
     """
+    check_tree(path, DataError)
     if (path / mark).is_file() and part is None:
         return path / mark
-    below = sorted(folder for folder in path.iterdir() if (folder / mark).is_file())
+    below = [folder for folder in entries(path, DataError) if (folder / mark).is_file()]
     found = [folder for folder in below if part is not None and part in folder.name.lower()]
     if len(found) != 1:
         names = ", ".join(folder.name for folder in below) or "no other databases"

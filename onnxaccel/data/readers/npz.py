@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from onnxaccel.bounds import BAD_ZIP, check_archive, fits, regular
 from onnxaccel.data.dataset import Array, Arrays, Dataset
 from onnxaccel.data.spec import reader
 from onnxaccel.errors import DataError
@@ -16,17 +18,44 @@ from onnxaccel.errors import DataError
 _SAMPLES = ("x", "images", "data")
 _TARGETS = ("y", "labels", "label", "target")
 
+_DAMAGED = (*BAD_ZIP, MemoryError, TypeError, KeyError, SyntaxError, OverflowError, struct.error, zlib.error)
+"""What numpy raises on a damaged file."""
+
 
 @reader("npz")
 def npz(path: Path, part: str | None) -> Dataset:
     """An archive that `numpy.savez` wrote; arrays of objects, which would be pickles, are refused."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            x_name, y_name = names_of(archive.files, part, path)
-            x, y = archive[x_name], archive[y_name]
-    except (OSError, ValueError, RuntimeError, MemoryError, EOFError, BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a readable npz file ({' '.join(str(error).split())})") from None
+
+    def chosen(names: list[str]) -> tuple[str, ...]:
+        return names_of(names, part, path)
+
+    x, y = load_arrays(path, chosen).values()
     return Arrays(str(path), images_of(x), y)
+
+
+def load_arrays(path: Path, choose: Callable[[list[str]], Iterable[str]]) -> dict[str, Array]:
+    """Arrays of a numpy file, by name.
+
+    Args:
+        path: An archive (npz), or one array (npy), whose name is "".
+        choose: Gives, of all names, those of the arrays to read.
+
+    Raises:
+        DataError: It is damaged, holds objects, which would be pickles, or fits no memory.
+    """
+    size = regular(path, DataError)
+    archived = zipfile.is_zipfile(path)
+    try:
+        if archived:
+            check_archive(path, DataError)
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in choose(archive.files)}
+        fits(size, str(path), DataError)
+        return {name: np.load(path, allow_pickle=False) for name in choose([""])}
+    except _DAMAGED as error:
+        raise DataError(
+            f"{path}: not a readable {'npz' if archived else 'npy'} file ({' '.join(str(error).split())})"
+        ) from None
 
 
 def names_of(names: Iterable[str], part: str | None, path: Path) -> tuple[str, str]:

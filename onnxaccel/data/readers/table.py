@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxaccel.bounds import fits
 from onnxaccel.data.dataset import Arrays, Dataset
 from onnxaccel.data.spec import reader
 from onnxaccel.errors import DataError, MissingDependency
@@ -23,7 +24,7 @@ def comma_separated(path: Path, part: str | None) -> Dataset:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file)
-            header = next(lines)
+            header = next(lines, [])
             for line in lines:
                 if line:
                     if len(line) != len(header):
@@ -47,9 +48,11 @@ def parquet(path: Path, part: str | None) -> Dataset:
     except ImportError:
         raise MissingDependency("pyarrow", "data", f"read {path}") from None
     try:
-        columns: Any = pq.ParquetFile(path).read()
+        file = pq.ParquetFile(path)
+        fits(file.metadata.num_rows * file.metadata.num_columns * 8, f"{path}: unpacked, it", DataError)
+        columns: Any = file.read()
         values = [np.asarray(column.to_numpy(), np.float64) for column in columns.columns]
-    except (OSError, ValueError, TypeError, ArrowException) as error:
+    except (OSError, ValueError, TypeError, MemoryError, ArrowException) as error:
         raise DataError(f"{path}: not a table of numbers ({' '.join(str(error).split())})") from None
     return _table(path, part, columns.column_names, np.stack(values, axis=1))
 
@@ -65,7 +68,7 @@ def _table(path: Path, part: str | None, header: list[str], values: npt.NDArray[
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise DataError(f"{path}: row {row} has no number in column {header[column]!r}")
-    classes = bool(np.all(y == np.round(y)) and y.min(initial=0) >= 0)
+    classes = bool(np.all(y == np.round(y)) and y.min(initial=0) >= 0 and y.max(initial=0) < 2**31)
     x = np.delete(values, target, axis=1).astype(np.float32)
     return Arrays(str(path), x, y.astype(np.int64) if classes else y.astype(np.float32))
 

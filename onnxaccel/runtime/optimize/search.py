@@ -19,6 +19,7 @@ from onnxaccel.runtime.measure import ENVIRONMENT, Failed, Job, Limits, Result, 
 from onnxaccel.runtime.optimize.results import Candidate, Optimization, Row
 from onnxaccel.runtime.optimize.samples import Samples, collect
 from onnxaccel.runtime.optimize.variants import variant
+from onnxaccel.runtime.providers.options import TRIED
 
 ORIGINAL = "fp32"
 """What the table calls the model as it was given."""
@@ -34,15 +35,6 @@ ATTEMPTS = 3
 
 SPARE = 0.95
 """Share of the best throughput that makes a smaller batch the better choice."""
-
-_PROVIDER_OPTIONS: dict[str, tuple[dict[str, str], ...]] = {
-    "cpu": ({},),
-    "cuda": ({}, {"use_tf32": "1"}, {"use_tf32": "1", "prefer_nhwc": "1"}),
-    "tensorrt": ({}, {"trt_fp16_enable": "1"}),
-    "tensorrt-rtx": ({},),
-    "openvino": ({},),
-}
-"""Options that are tried on each provider."""
 
 _PACKAGE = "onnxaccel.runtime.optimize"
 
@@ -96,7 +88,7 @@ class Search:
                 self._rows[name] = Row(name, verdict=f"cannot be built: {reason(str(error))}")
         found = []
         for provider in providers:
-            for options in _PROVIDER_OPTIONS[provider]:
+            for options in TRIED[provider]:
                 for name, file in files.items():
                     label = " ".join([name, *_label(provider, options)])
                     settings = SessionSettings(provider, options, self._threads or 0)

@@ -121,6 +121,18 @@ KNOWN: dict[str, dict[str, Kind]] = {
 }
 """For each provider its options and what they take."""
 
+TRIED: dict[str, tuple[dict[str, str], ...]] = {
+    "cpu": ({},),
+    "cuda": ({}, {"use_tf32": "1"}, {"use_tf32": "1", "prefer_nhwc": "1"}),
+    "tensorrt": ({}, {"trt_fp16_enable": "1"}),
+    "tensorrt-rtx": ({},),
+    "openvino": ({},),
+}
+"""Options that `onnxaccel optimize` tries on each provider, and records in the model.
+
+A model may ask for no others: some name libraries to load, files to write, or addresses in memory.
+"""
+
 
 def cache_folder(*parts: str) -> Path:
     """A folder of ours in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache); it is not created."""
