@@ -3,7 +3,8 @@
 After `normalize`: functions are inlined, Constant nodes are initializers, no initializer is also an input,
 nodes stand in topological order, auto_pad is written out, BatchNormalizations share no running statistics
 by chance, and every value that ONNX can infer has its type and shape. `differentiable` also writes out the
-operators that have no gradient rule but are made of others that have one.
+operators that have no gradient rule but are made of others that have one, and spells some things so that
+their gradients are cheap.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from onnxaccel.errors import ModelError, UnsupportedOperator
 from onnxaccel.graph.builder import Builder, attribute, describe, dims_of
 from onnxaccel.graph.expand import expand, plain_form
 from onnxaccel.graph.model import Model, tensor_of
+from onnxaccel.graph.simplify import simplify
 
 _WINDOWED = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool"})
 
@@ -42,7 +44,7 @@ def normalize(model: Model) -> None:
 
 
 def differentiable(model: Model) -> None:
-    """`normalize`, then `expand`, in place; what expansion wrote is brought into the plain form as well.
+    """`normalize`, `expand` and `simplify`, in place; what expansion wrote comes into the plain form as well.
 
     Raises:
         ModelError: See `normalize`.
@@ -51,6 +53,7 @@ def differentiable(model: Model) -> None:
     normalize(model)
     if expand(model):
         normalize(model)
+    simplify(model)
 
 
 def _own_statistics(model: Model, node: ir.Node, index: int, role: str) -> None:

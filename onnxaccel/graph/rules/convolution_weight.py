@@ -34,10 +34,12 @@ def weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, wi
     canvas = _canvas(x, dy, window) if small else None
     if canvas is not None:
         return _by_shifts(op, x, weight, dy, window, canvas)
+    if window.group == 1 and inputs < THIN:
+        return _by_stack(op, x, weight, dy, window)
     x = op.Transpose(x, perm=[1, 0, *spatial])
     rows = op.Transpose(dy, perm=[1, 0, *spatial])
-    if window.group > 1 or inputs < THIN:
-        return _by_stack(op, x, weight, dy, rows, window)
+    if window.group > 1:
+        return _by_group(op, x, weight, dy, rows, window)
     return _by_position(op, x, weight, dy, rows, window)
 
 
@@ -149,19 +151,26 @@ def _plane(x: ir.Value) -> list[int] | None:
     return known if known and len(known) == len(sizes) else None
 
 
-def _by_stack(
+def _by_stack(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
+    """One product per image over all kernel positions, what they saw being stacked; then their sum."""
+    inputs, outputs = _channels(weight, 1), _channels(weight, 0)
+    columns = [op.Reshape(part, [0, inputs, -1]) for part in _seen_by_kernel(op, x, dy, window)]
+    stacked = op.Concat(*columns, axis=1) if len(columns) > 1 else columns[0]
+    rows = op.Transpose(op.Reshape(dy, [0, outputs, -1]), perm=[0, 2, 1])
+    product = op.ReduceSum(op.MatMul(stacked, rows), [0], keepdims=0)
+    product = op.Reshape(product, [len(columns), inputs, outputs])
+    return op.reshape_like(op.Transpose(product, perm=[2, 1, 0]), weight)
+
+
+def _by_group(
     op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, rows: ir.Value, window: Window
 ) -> ir.Value:
-    """One product over all kernel positions, what they saw being stacked; groups become a batch."""
+    """One product per group over all images and kernel positions, what they saw being stacked."""
     inputs, group = _channels(weight, 1), window.group
     outputs = _channels(weight, 0) // group
     columns = [op.Reshape(part, [group, inputs, -1]) for part in _seen_by_kernel(op, x, dy, window)]
     stacked = op.Concat(*columns, axis=1) if len(columns) > 1 else columns[0]
-    if group == 1:
-        seen = op.Reshape(stacked, [len(columns) * inputs, -1])
-        product = op.Gemm(seen, op.Reshape(rows, [outputs, -1]), transB=1)
-    else:
-        product = op.MatMul(stacked, op.Transpose(op.Reshape(rows, [group, outputs, -1]), perm=[0, 2, 1]))
+    product = op.MatMul(stacked, op.Transpose(op.Reshape(rows, [group, outputs, -1]), perm=[0, 2, 1]))
     # [group, kernel positions, in, out] to [group, out, in, kernel positions]
     product = op.Reshape(product, [group, len(columns), inputs, outputs])
     return op.reshape_like(op.Transpose(product, perm=[0, 3, 2, 1]), weight)
