@@ -75,6 +75,11 @@ def latency(candidate: Candidate) -> float | None:
     return smallest.p50 if smallest.failure is None else None
 
 
+def latency_at(candidate: Candidate, size: int) -> float | None:
+    """Milliseconds at a batch size, the median."""
+    return next((batch.p50 for batch in batches(candidate) if batch.size == size), None)
+
+
 def throughput(candidate: Candidate) -> float | None:
     """Samples per second at the best batch size."""
     return max((b.throughput for b in batches(candidate) if b.throughput is not None), default=None)

@@ -29,7 +29,7 @@ class Scalars:
             from tensorboard.compat.proto.summary_pb2 import Summary
             from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError:
-            raise MissingDependency("tensorboard", "tensorboard", "write --logdir") from None
+            raise MissingDependency("tensorboard", "tensorboard", "write TensorBoard's event files") from None
         self._event: Any = Event
         self._summary: Any = Summary
         name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.0"

@@ -26,18 +26,8 @@ SHAPES = (
 )
 """Markers: circle, square, triangle, diamond, plus, triangle upside down."""
 DASHES = (None, "7 3", "2 3", "9 3 2 3", "4 2", "1 2")
-HUES = (
-    "onnxaccel",
-    "pytorch",
-    "tensorflow",
-    "caffe",
-    "opencv",
-    "machine-a",
-    "machine-b",
-    "machine-c",
-    "machine-d",
-)
-"""Classes of the style sheet; whatever is none of them is grey."""
+HUES = ("onnxaccel", "pytorch", "tensorflow", "caffe", "opencv")
+"""Frameworks that have a hue in the style sheet; all others are grey."""
 POINTS = 240
 """Points of a line at most; a longer one shows means."""
 MIDDLE = 28
@@ -95,6 +85,12 @@ class Row:
 def dot(at: float, radius: float, title: str) -> Element:
     """A dot on a row."""
     return tag("circle", tag("title", title), cx=f"{at:.2f}%", cy=MIDDLE, r=radius)
+
+
+def mark_on_row(at: float, look: Look, title: str) -> Element:
+    """A marker on a row."""
+    shape = tag("path", tag("title", title), d=look.path, class_=f"{look.hue} mark")
+    return tag("svg", shape, x=f"{at:.2f}%", y=MIDDLE)
 
 
 def stretch(start: float, end: float, class_: str) -> Element:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import ge
 
-from onnxaccel.compare.results import Inference, Source
+from onnxaccel.compare.results import Source
 from onnxaccel.report import figures
 from onnxaccel.report.figures import mebibytes, number, percent, times
 from onnxaccel.report.html.charts import (
@@ -76,7 +76,7 @@ def latency(source: Source, sides: Sequence[Side]) -> Element | None:
         "Latency",
         f"Milliseconds per run: dots at the median, lines to the 99th percentile. At the right batch "
         f"{sizes[0]}. {NATIVE if ratios else ''}Farther left is better.",
-        [sizes_legend(sizes), rows(lines, axis, f"ms{_log(axis.log)}")],
+        [sizes_legend(sizes), rows(lines, axis, axis.unit("ms"))],
         ("candidate", "batch", "p50 ms", "p90 ms", "p99 ms", "ratio"),
         cells,
     )
@@ -115,7 +115,7 @@ def throughput(source: Source, sides: Sequence[Side]) -> Element | None:
         "Throughput",
         f"Samples per second, at the right the best of each. {NATIVE if ratios else ''}"
         "Farther right is better.",
-        [sizes_legend(sizes), rows(lines, axis, f"samples/s{_log(axis.log)}")],
+        [sizes_legend(sizes), rows(lines, axis, axis.unit("samples/s"))],
         ("candidate", "batch", "samples/s", "spread", "ratio"),
         cells,
     )
@@ -159,7 +159,7 @@ def accuracy(sides: Sequence[Side]) -> Element | None:
         else "Largest difference to the source's own outputs, relative. Named are those that no other beats "
         "in both. Down and right is better."
     )
-    units = (f"samples/s{_log(across.log)}", "% right" if labelled else f"relative error{_log(up.log)}")
+    units = (across.unit("samples/s"), "% right" if labelled else up.unit("relative error"))
     chart = scatter(dots, across, up, f"{title}: the figures are in the table below", units)
     return figure(
         title, hint, [chart, legend(((s.name, s.look) for s, _, _ in placed), lines=False)], columns, cells
@@ -242,12 +242,3 @@ def sizes_legend(sizes: Sequence[int]) -> Element | None:
         for size in sizes
     ]
     return tag("ul", tag("li", "batch of"), *items, class_="legend sizes")
-
-
-def _gpu(side: Side) -> tuple[str, str]:
-    found = side.candidate.inference or Inference()
-    return mebibytes(found.gpu_memory), mebibytes(found.size)
-
-
-def _log(log: bool) -> str:
-    return ", logarithmic" if log else ""

@@ -26,6 +26,10 @@ class Scale:
     ticks: list[float]
     log: bool = False
 
+    def unit(self, name: str) -> str:
+        """What is written at the axis: what it counts, and whether it is logarithmic."""
+        return f"{name}, logarithmic" if self.log else name
+
     def at(self, value: float) -> float:
         """Percent of the way, held within the axis."""
         if not self.log:

@@ -69,7 +69,7 @@ def by_step(curves: Sequence[Trained]) -> Element | None:
         scale([1.0, float(max(steps, 2))], even=True),
         up,
         f"Loss of each of {steps} steps for {len(curves)} sides; the figures are in the table below",
-        ("step", f"loss{', logarithmic' if up.log else ''}"),
+        ("step", up.unit("loss")),
     )
     return figure(
         "The same losses",
@@ -106,7 +106,7 @@ def by_time(source: Source, curves: Sequence[Trained]) -> Element | None:
         across,
         up,
         "Loss over seconds of training; the figures are in the table below",
-        ("seconds of training, logarithmic", f"loss{', logarithmic' if up.log else ''}"),
+        (across.unit("seconds of training"), up.unit("loss")),
         level,
     )
     cells = [
