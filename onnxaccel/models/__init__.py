@@ -1,4 +1,4 @@
-"""The reference models, each defined in TensorFlow, PyTorch and Caffe with the same initial weights."""
+"""The reference models, defined in TensorFlow, PyTorch and Caffe with the same initial weights."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ from typing import Any
 
 from onnxaccel.converters.tensorflow.bridge import import_tensorflow
 from onnxaccel.errors import ConversionError, MissingDependency, OutputError
-from onnxaccel.models import caffe, cifar_cnn, mlp  # importing a model registers it
-from onnxaccel.models.reference import Reference, Shape, initial_weights, reference, to_keras
+from onnxaccel.models import caffe, cifar_cnn, lenet, mlp, resnet18  # importing a model registers it
+from onnxaccel.models.reference import Inputs, Reference, Shape, Targets, initial_weights, reference
+from onnxaccel.models.tensorflow import set_weights
 
 FRAMEWORKS = ("tensorflow", "pytorch", "caffe")
 
 __all__ = [
     "FRAMEWORKS",
     "Exported",
+    "Inputs",
     "build",
     "cifar_cnn",
     "describe",
     "export",
+    "frameworks",
     "initial_weights",
     "input_shape",
+    "inputs",
+    "lenet",
     "mlp",
     "names",
+    "resnet18",
+    "targets",
 ]
 
 
@@ -50,9 +57,28 @@ def describe(name: str) -> str:
     return _get(name).description
 
 
+def frameworks(name: str) -> tuple[str, ...]:
+    """The frameworks that have a reference model, of `FRAMEWORKS`."""
+    return FRAMEWORKS if _get(name).caffe is not None else FRAMEWORKS[:2]
+
+
 def input_shape(name: str) -> Shape:
     """Default shape of one sample, channels first."""
-    return _get(name).input_shape
+    return inputs(name).shape
+
+
+def inputs(name: str) -> Inputs:
+    """What a reference model reads: the kind, the default shape and the type of a sample, the vocabulary."""
+    return _get(name).inputs
+
+
+def targets(name: str) -> Targets:
+    """What a reference model is trained on: "class", one label per sample, or "pixels", one per pixel.
+
+    The scores of "pixels" are [N, classes, H, W]; Keras's are [N, H, W, classes], so that its converted model
+    trains with a loss over ``axis=-1``.
+    """
+    return _get(name).targets
 
 
 def build(
@@ -68,10 +94,13 @@ def build(
         classes: Number of classes.
 
     Raises:
-        ConversionError: There is no such model, or none that lives in that framework's Python.
+        ConversionError: There is no such model, none that lives in that framework's Python, or it cannot read
+            such a shape.
         MissingDependency: The framework is not installed.
     """
-    model, shape = _get(name), input_shape or _get(name).input_shape
+    model, shape = _checked(name, framework, input_shape, classes)
+    if framework == "caffe":
+        raise ConversionError(f"{name} has no live form in caffe; export it, or choose tensorflow or pytorch")
     weights = initial_weights(model, seed, shape, classes)
     try:
         if framework == "pytorch":
@@ -80,21 +109,13 @@ def build(
             module = model.pytorch(shape, classes)
             module.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
             return module
-        if framework == "tensorflow":
-            import_tensorflow()  # quietly
-            network = model.tensorflow(shape, classes)
-            flattened = model.flattened(shape)
-            for layer in network.layers:
-                if layer.weights:
-                    parts = [f"{layer.name}.weight", f"{layer.name}.bias"]
-                    layer.set_weights([to_keras(part, weights[part], flattened) for part in parts])
-            return network
+        import_tensorflow()  # quietly
+        network = model.tensorflow(shape, classes)
+        set_weights(network, weights, model.flattened(shape))
+        return network
     except ImportError as error:
         extra = {"pytorch": "torch"}.get(framework, framework)
         raise MissingDependency(error.name or framework, extra, f"build {name} in {framework}") from None
-    raise ConversionError(
-        f"{name} has no live form in {framework!r}; choose pytorch or tensorflow, or export it"
-    )
 
 
 def export(
@@ -121,12 +142,10 @@ def export(
         classes: Number of classes.
 
     Raises:
-        ConversionError: There is no such model or framework.
+        ConversionError: There is no such model, the framework lacks it, or it cannot read such a shape.
         OutputError: The folder cannot be written.
     """
-    shape = input_shape or _get(name).input_shape
-    if framework not in FRAMEWORKS:
-        raise ConversionError(f"unknown framework {framework!r}; choose one of {', '.join(FRAMEWORKS)}")
+    model, shape = _checked(name, framework, input_shape, classes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if framework == "tensorflow":
@@ -134,10 +153,8 @@ def export(
             build(name, framework, seed, shape, classes).save(path)
             return Exported([str(path)], f"onnxaccel convert {path} --trainable")
         if framework == "caffe":
-            model = _get(name)
-            files = caffe.write(
-                folder, name, model, initial_weights(model, seed, shape, classes), shape, classes
-            )
+            weights = initial_weights(model, seed, shape, classes)
+            files = caffe.write(folder, name, model, weights, shape, classes)
             return Exported(list(map(str, files)), f"onnxaccel convert {files[0]} {files[1]} --trainable")
         return _export_pytorch(name, folder, build(name, framework, seed, shape, classes), shape)
     except OSError as error:
@@ -150,10 +167,25 @@ def _export_pytorch(name: str, folder: Path, module: Any, shape: Shape) -> Expor
     module.eval()
     program, weights = folder / f"{name}.pt2", folder / f"{name}.pth"
     batch = torch.export.Dim("batch")
-    exported = torch.export.export(module, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
+    sample = torch.zeros(2, *shape, dtype=getattr(torch, inputs(name).dtype))
+    exported = torch.export.export(module, (sample,), dynamic_shapes=({0: batch},))
     torch.export.save(exported, program)
     torch.save(module.state_dict(), weights)
     return Exported([str(program), str(weights)], f"onnxaccel convert {program} --trainable")
+
+
+def _checked(name: str, framework: str, input_shape: Shape | None, classes: int) -> tuple[Reference, Shape]:
+    """The model, and the shape of its samples, once all fit together."""
+    model = _get(name)
+    if framework not in FRAMEWORKS:
+        raise ConversionError(f"unknown framework {framework!r}; choose one of {', '.join(FRAMEWORKS)}")
+    if framework not in frameworks(name):
+        raise ConversionError(f"{name} is not defined in {framework}; choose {' or '.join(frameworks(name))}")
+    shape = input_shape or model.inputs.shape
+    model.inputs.check(name, shape)
+    if classes < 2:
+        raise ConversionError(f"{name}: a classifier has at least 2 classes, not {classes}")
+    return model, shape
 
 
 def _get(name: str) -> Reference:

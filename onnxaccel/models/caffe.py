@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
+from onnxaccel.models.prototxt import Held, Layers
 from onnxaccel.models.reference import Reference, Shape, Weights
 
 _NET_NAME, _NET_LAYER = 1, 100
@@ -23,14 +26,26 @@ layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {dims} }
 layer {{ name: "prob" type: "Softmax" bottom: "score" top: "prob" }}
 """
 
+_DATA = {
+    "class": """\
+layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TRAIN }
+  transform_param { scale: 0.00392156862745098 }
+  data_param { source: "train_lmdb" batch_size: 64 backend: LMDB } }
+layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TEST }
+  transform_param { scale: 0.00392156862745098 }
+  data_param { source: "test_lmdb" batch_size: 100 backend: LMDB } }""",
+    "pixels": """\
+# train.txt and test.txt name HDF5 files, with data [N, C, H, W] and label [N, 1, H, W]
+layer { name: "data" type: "HDF5Data" top: "data" top: "label" include { phase: TRAIN }
+  hdf5_data_param { source: "train.txt" batch_size: 64 } }
+layer { name: "data" type: "HDF5Data" top: "data" top: "label" include { phase: TEST }
+  hdf5_data_param { source: "test.txt" batch_size: 100 } }""",
+}
+"""The data layers for each kind of targets: LMDB holds one label per image."""
+
 _TRAIN_VAL = """\
 name: "{name}"
-layer {{ name: "data" type: "Data" top: "data" top: "label" include {{ phase: TRAIN }}
-  transform_param {{ scale: 0.00392156862745098 }}
-  data_param {{ source: "train_lmdb" batch_size: 64 backend: LMDB }} }}
-layer {{ name: "data" type: "Data" top: "data" top: "label" include {{ phase: TEST }}
-  transform_param {{ scale: 0.00392156862745098 }}
-  data_param {{ source: "test_lmdb" batch_size: 100 backend: LMDB }} }}
+{data}
 {layers}
 layer {{ name: "accuracy" type: "Accuracy" bottom: "score" bottom: "label" top: "accuracy"
   include {{ phase: TEST }} }}
@@ -54,6 +69,14 @@ solver_mode: CPU
 """
 
 
+_PARTS = {"BatchNorm": ("running_mean", "running_var"), "Scale": ("weight", "bias")}
+"""The weights of each blob of a layer; of all other types the weight, and the bias where there is one."""
+
+_SUM = 10.0
+"""BatchNorm's blobs are decaying sums, and its third the sum of their weights, 1/(1 - 0.9) once it is steady.
+Begun there, its statistics move as PyTorch's do."""
+
+
 def write(
     folder: Path, name: str, model: Reference, weights: Weights, input_shape: Shape, classes: int
 ) -> list[Path]:
@@ -62,7 +85,7 @@ def write(
     Args:
         folder: Where to.
         name: The model's name.
-        model: The model.
+        model: The model; Caffe has it.
         weights: Its weights, as `initial_weights` gives them; Caffe's layouts are PyTorch's.
         input_shape: Shape of one sample, channels first.
         classes: Number of classes.
@@ -70,12 +93,15 @@ def write(
     Returns:
         The files in that order.
     """
-    layers = model.caffe(input_shape, classes).strip()
+    assert model.caffe is not None
+    net = Layers()
+    model.caffe(net, input_shape, classes)
     dims = " ".join(f"dim: {dim}" for dim in (1, *input_shape))
+    data = _DATA[model.targets]
     contents = {
-        f"{name}_deploy.prototxt": _DEPLOY.format(name=name, dims=dims, layers=layers).encode(),
-        f"{name}.caffemodel": _net(name, weights),
-        f"{name}_train_val.prototxt": _TRAIN_VAL.format(name=name, layers=layers).encode(),
+        f"{name}_deploy.prototxt": _DEPLOY.format(name=name, dims=dims, layers=net).encode(),
+        f"{name}.caffemodel": _net(name, net.held, weights),
+        f"{name}_train_val.prototxt": _TRAIN_VAL.format(name=name, data=data, layers=net).encode(),
         f"{name}_solver.prototxt": _SOLVER.format(name=name).encode(),
     }
     for file, content in contents.items():
@@ -83,13 +109,15 @@ def write(
     return [folder / file for file in contents]
 
 
-def _net(name: str, weights: Weights) -> bytes:
-    """A NetParameter: of each layer its name, its type and its blobs, the weight before the bias."""
+def _net(name: str, layers: Iterable[Held], weights: Weights) -> bytes:
+    """A NetParameter: of each layer its name, its type and its blobs."""
     message = _field(_NET_NAME, name.encode())
-    for layer in dict.fromkeys(key.rpartition(".")[0] for key in weights):
-        blobs = [weights[f"{layer}.weight"], weights[f"{layer}.bias"]]
-        kind = b"Convolution" if blobs[0].ndim == 4 else b"InnerProduct"
-        parts = [_field(_LAYER_NAME, layer.encode()), _field(_LAYER_TYPE, kind)]
+    for layer in layers:
+        keys = [f"{layer.weights}.{part}" for part in _PARTS.get(layer.kind, ("weight", "bias"))]
+        blobs = [weights[key] for key in keys if key in weights]
+        if layer.kind == "BatchNorm":
+            blobs = [*(blob * np.float32(_SUM) for blob in blobs), np.array([_SUM], np.float32)]
+        parts = [_field(_LAYER_NAME, layer.name.encode()), _field(_LAYER_TYPE, layer.kind.encode())]
         parts += [_field(_LAYER_BLOBS, _blob(blob.shape, blob.astype("<f4").tobytes())) for blob in blobs]
         message += _field(_NET_LAYER, b"".join(parts))
     return message

@@ -1,15 +1,12 @@
-"""A small convolutional network for CIFAR-10: conv 32, pool, conv 64, pool, dense 64, dropout 0.25, dense 10.
-
-The convolutions are 3x3 with padding 1, so that every pooling window is whole: Caffe rounds pooled sizes up
-where TensorFlow and PyTorch round them down.
-"""
+"""A small network for CIFAR-10: conv 32, pool, conv 64, pool, dense 64, dropout 0.25, dense 10."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Any
 
-from onnxaccel.models.reference import Reference, Shape, reference
+from onnxaccel.models.prototxt import Layers
+from onnxaccel.models.reference import Inputs, Reference, Shape, reference
 
 CHANNELS = (32, 64)
 WIDTH = 64
@@ -79,37 +76,25 @@ def tensorflow(input_shape: Shape = (3, 32, 32), classes: int = 10) -> Any:
     )
 
 
-def caffe(input_shape: Shape = (3, 32, 32), classes: int = 10) -> str:
+def caffe(net: Layers, input_shape: Shape, classes: int) -> None:
     """The Caffe layers: blob "data" to blob "score"."""
-
-    def stage(index: int, bottom: str, channels: int) -> str:
-        return f"""
-layer {{ name: "conv{index}" type: "Convolution" bottom: "{bottom}" top: "conv{index}"
-  convolution_param {{ num_output: {channels} kernel_size: 3 pad: 1
-    weight_filler {{ type: "xavier" }} }} }}
-layer {{ name: "relu{index}" type: "ReLU" bottom: "conv{index}" top: "conv{index}" }}
-layer {{ name: "pool{index}" type: "Pooling" bottom: "conv{index}" top: "pool{index}"
-  pooling_param {{ pool: MAX kernel_size: 2 stride: 2 }} }}"""
-
-    return f"""{stage(1, "data", CHANNELS[0])}{stage(2, "pool1", CHANNELS[1])}
-layer {{ name: "fc1" type: "InnerProduct" bottom: "pool2" top: "fc1"
-  inner_product_param {{ num_output: {WIDTH} weight_filler {{ type: "xavier" }} }} }}
-layer {{ name: "relu3" type: "ReLU" bottom: "fc1" top: "fc1" }}
-layer {{ name: "dropout" type: "Dropout" bottom: "fc1" top: "fc1"
-  dropout_param {{ dropout_ratio: {DROPOUT} }} }}
-layer {{ name: "fc2" type: "InnerProduct" bottom: "fc1" top: "score"
-  inner_product_param {{ num_output: {classes} weight_filler {{ type: "xavier" }} }} }}
-"""
+    blob = "data"
+    for index, channels in enumerate(CHANNELS, start=1):
+        blob = net.relu(f"relu{index}", net.convolution(f"conv{index}", blob, channels, 3, pad=1))
+        blob = net.max_pool(f"pool{index}", blob)
+    blob = net.relu("relu3", net.dense("fc1", blob, WIDTH))
+    net.add("Dropout", "dropout", [blob], blob, f"dropout_param {{ dropout_ratio: {DROPOUT} }}")
+    net.dense("fc2", blob, classes, top="score")
 
 
 reference("cifar_cnn")(
     Reference(
         "CNN for CIFAR-10: conv 32, pool, conv 64, pool, dense 64, dropout 0.25, dense 10",
-        (3, 32, 32),
+        Inputs("image", (3, 32, 32), multiple=4, smallest=4),
         _shapes,
         pytorch,
         tensorflow,
         caffe,
-        lambda shape: {"fc1": _pooled(shape)},
-    ),
+        flattened=lambda shape: {"fc1": _pooled(shape)},
+    )
 )

@@ -7,7 +7,8 @@ from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
 
-from onnxaccel.models.reference import Reference, Shape, reference
+from onnxaccel.models.prototxt import Layers
+from onnxaccel.models.reference import Inputs, Reference, Shape, reference
 
 HIDDEN = (64, 128)
 
@@ -52,20 +53,20 @@ def tensorflow(input_shape: Shape = (784,), classes: int = 10) -> Any:
     )
 
 
-def caffe(input_shape: Shape = (784,), classes: int = 10) -> str:
+def caffe(net: Layers, input_shape: Shape, classes: int) -> None:
     """The Caffe layers: blob "data" to blob "score"."""
-    return f"""
-layer {{ name: "fc1" type: "InnerProduct" bottom: "data" top: "fc1"
-  inner_product_param {{ num_output: {HIDDEN[0]} weight_filler {{ type: "xavier" }} }} }}
-layer {{ name: "relu1" type: "ReLU" bottom: "fc1" top: "fc1" }}
-layer {{ name: "fc2" type: "InnerProduct" bottom: "fc1" top: "fc2"
-  inner_product_param {{ num_output: {HIDDEN[1]} weight_filler {{ type: "xavier" }} }} }}
-layer {{ name: "relu2" type: "ReLU" bottom: "fc2" top: "fc2" }}
-layer {{ name: "fc3" type: "InnerProduct" bottom: "fc2" top: "score"
-  inner_product_param {{ num_output: {classes} weight_filler {{ type: "xavier" }} }} }}
-"""
+    blob = net.relu("relu1", net.dense("fc1", "data", HIDDEN[0]))
+    blob = net.relu("relu2", net.dense("fc2", blob, HIDDEN[1]))
+    net.dense("fc3", blob, classes, top="score")
 
 
 reference("mlp")(
-    Reference("MLP 784-64-128-10, ReLU, for MNIST", (784,), _shapes, pytorch, tensorflow, caffe),
+    Reference(
+        "MLP 784-64-128-10, ReLU, for MNIST",
+        Inputs("vector", (784,)),
+        _shapes,
+        pytorch,
+        tensorflow,
+        caffe,
+    )
 )

@@ -21,6 +21,10 @@ CASES = [
     ("mlp", (13,), 3),
     ("cifar_cnn", (3, 32, 32), 10),
     ("cifar_cnn", (1, 16, 24), 7),  # height and width differ: the order in which a framework flattens shows
+    ("lenet", (1, 28, 28), 10),
+    ("lenet", (3, 16, 24), 7),
+    ("resnet18", (3, 16, 24), 7),
+    ("resnet18", (1, 9, 7), 3),  # odd sizes, so that strided convolutions show where they pad
 ]
 EPSILON = 2e-5
 """Sums of a few thousand float32 products, taken in another order, differ by about this much."""
@@ -57,7 +61,7 @@ def test_opencv_reads_the_caffe_files_and_computes_what_torch_computes(
     exported = models.export(name, "caffe", tmp_path, seed=3, input_shape=shape, classes=classes)
     net = cv2.dnn.readNetFromCaffe(*exported.files[:2])
     net.setInput(_samples(shape))
-    scores = np.exp(_logits(name, shape, classes))
+    scores = np.exp(_logits(name, shape, classes).astype(np.float64))
     _close(net.forward("prob").reshape(4, classes), scores / scores.sum(axis=1, keepdims=True))
 
 
@@ -94,6 +98,20 @@ def test_refusals(tmp_path: Path) -> None:
         models.export("vgg", "pytorch", tmp_path)
     with pytest.raises(ConversionError, match="unknown framework 'jax'"):
         models.export("mlp", "jax", tmp_path)
+    with pytest.raises(ConversionError, match="features, for instance 784, not 1,28,28"):
+        models.build("mlp", "pytorch", input_shape=(1, 28, 28))
+    with pytest.raises(ConversionError, match="channels,height,width, for instance 3,32,32, not 64"):
+        models.export("cifar_cnn", "caffe", tmp_path, input_shape=(64,))
+    with pytest.raises(
+        ConversionError, match="multiples of 4 and at least 16, for instance 1,28,28, not 1,8,8"
+    ):
+        models.export("lenet", "caffe", tmp_path, input_shape=(1, 8, 8))
+    with pytest.raises(ConversionError, match="multiples of 4"):
+        models.build("cifar_cnn", "tensorflow", input_shape=(3, 30, 30))
+    with pytest.raises(ConversionError, match="at least 2 classes, not 1"):
+        models.build("mlp", "pytorch", classes=1)
+    with pytest.raises(ConversionError, match="no live form in caffe"):
+        models.build("mlp", "caffe")
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         models.export("mlp", "caffe", tmp_path / "taken")

@@ -1,0 +1,187 @@
+"""A reference model trains alike in every framework, and in onnxaccel from every framework's file.
+
+The reference is torch in float64. Rounding grows from step to step, and jumps where a rectifier tips over.
+So the bound is 1e-5 relative, or how far the reference itself strays by then when its weights change by ten
+times float32's rounding, whichever is more.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from typer.testing import CliRunner
+
+import onnxaccel as oa
+from onnxaccel import models
+from onnxaccel.cli import app
+from onnxaccel.graph import optimizers
+from onnxaccel.graph.losses import CrossEntropy
+from tests.converters.real_caffe import Job, caffe_train, needs_caffe
+from tests.data.databases import datum, write_lmdb
+
+STEPS, BATCH, CLASSES, RATE = 4, 8, 5, 0.01
+
+SHAPES = {
+    "lenet": (1, 16, 20),
+    "mlp": (30,),
+    "resnet18": (3, 16, 16),
+}
+"""Each model's samples here. Not cifar_cnn: its Dropout draws other masks in each framework."""
+
+SLOW = {"resnet18"}
+TABLE = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in SHAPES]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The data of one training: x as torch takes it, uint8 pixels over 255; labels per sample or pixel."""
+
+    x: list[Any]
+    y: list[Any]
+
+
+@functools.cache
+def batches(name: str) -> Batches:
+    rng, shape = np.random.default_rng(1), (BATCH, *SHAPES[name])
+    inputs = models.inputs(name)
+    if inputs.kind == "tokens":
+        x: list[Any] = [rng.integers(0, inputs.vocabulary, shape) for _ in range(STEPS)]
+    else:
+        x = [rng.integers(0, 256, shape, np.uint8) / np.float32(255) for _ in range(STEPS)]
+    labelled = (BATCH,) if models.targets(name) == "class" else (BATCH, *shape[2:])
+    return Batches(x, [rng.integers(0, CLASSES, labelled) for _ in range(STEPS)])
+
+
+def torch_curve(name: str, noise: int | None = None) -> tuple[Any, Any]:
+    """The losses of torch's own training in float64, and the module after it.
+
+    With ``noise``, the seed of a relative change of every weight before it, by about 1e-6.
+    """
+    module = models.build(name, "pytorch", 4, SHAPES[name], CLASSES).double().train()
+    if noise is not None:
+        generator = torch.Generator().manual_seed(noise)
+        with torch.no_grad():
+            for weight in module.parameters():
+                weight *= 1 + 1e-6 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    step = torch.optim.SGD(module.parameters(), RATE, momentum=0.9)
+    losses, data = [], batches(name)
+    for x, y in zip(data.x, data.y, strict=True):
+        given = torch.from_numpy(x)
+        scores = module(given.double() if given.is_floating_point() else given)
+        value = functional.cross_entropy(scores, torch.from_numpy(y))
+        step.zero_grad()
+        value.backward()
+        step.step()
+        losses.append(value.item())
+    return np.array(losses), module
+
+
+@functools.cache
+def expected(name: str) -> tuple[Any, Any, Any]:
+    """The exact losses, how far a float32 training may stray from each, and the module at the end."""
+    exact, module = torch_curve(name)
+    strays = [np.abs(torch_curve(name, noise)[0] / exact - 1) for noise in range(2)]
+    return exact, np.maximum(1e-5, np.maximum.accumulate(np.max(strays, axis=0))), module
+
+
+def compare(what: str, name: str, losses: Any) -> None:
+    exact, bounds, _ = expected(name)
+    differences = np.abs(np.array(losses) / exact - 1)
+    print(f"{name}, {what}: relative differences of the loss {differences}, bounds {bounds}")
+    assert (differences <= bounds).all()
+    assert np.ptp(exact) > 10 * bounds[-1] * exact[0]  # the weights do move
+
+
+def keras_layout(x: Any) -> Any:
+    return x.transpose(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_keras_trains_as_torch(name: str) -> None:
+    keras = pytest.importorskip("keras")
+    network = models.build(name, "tensorflow", 4, SHAPES[name], CLASSES)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.SGD(RATE, momentum=0.9), loss, run_eagerly=True)
+    data = batches(name)
+    compare(
+        "Keras",
+        name,
+        [network.train_on_batch(keras_layout(x), y) for x, y in zip(data.x, data.y, strict=True)],
+    )
+
+
+@needs_caffe
+@pytest.mark.parametrize(
+    "name", [case for case in TABLE if "caffe" in models.frameworks(str(case.values[0]))]
+)
+def test_a_real_caffe_trains_as_torch(name: str, tmp_path: Path) -> None:
+    """By the exported train_val.prototxt and solver, but for the data's place and the batch size."""
+    files = models.export(name, "caffe", tmp_path, seed=4, input_shape=SHAPES[name], classes=CLASSES).files
+    _, weights, net, solver = map(Path, files)
+    text, data = net.read_text(), batches(name)
+    if models.targets(name) == "class":
+        pixels = np.rint(np.concatenate(data.x) * 255).astype(np.uint8)
+        pixels = pixels.reshape(len(pixels), *SHAPES[name], *[1] * (3 - len(SHAPES[name])))
+        labels = np.concatenate(data.y)
+        write_lmdb(
+            tmp_path / "train_lmdb",
+            [datum(image, int(label)) for image, label in zip(pixels, labels, strict=True)],
+        )
+        source = "train_lmdb"
+    else:
+        with h5py.File(tmp_path / "train.h5", "w") as file:
+            file["data"] = np.concatenate(data.x)
+            file["label"] = np.concatenate(data.y)[:, None].astype(np.float32)
+        (tmp_path / "train.txt").write_text(f"{tmp_path}/train.h5\n")
+        source = "train.txt"
+    text = re.sub(r"batch_size: \d+", f"batch_size: {BATCH}", text)
+    text = re.sub(r'source: "\w+', f'source: "{tmp_path}/{source.partition(".")[0]}', text)
+    net.write_text(text)
+    rules = solver.read_text().replace("base_lr: 0.01", f"base_lr: {RATE}").replace(net.name, str(net))
+    rules = re.sub(r"(test_iter|test_interval|snapshot): .*\n", "", rules)
+    solver.write_text(rules + "snapshot_after_train: false\n")
+    (found,) = caffe_train(Job(solver, weights, STEPS))
+    compare("Caffe", name, found["losses"])
+    for key, value in expected(name)[2].named_buffers():
+        layer, _, part = key.rpartition(".")
+        if part in ("running_mean", "running_var"):
+            running = found[f"{layer}/{int(part == 'running_var')}"] / found[f"{layer}/2"]
+            assert np.abs(running - value.numpy()).max() <= 1e-4 * np.abs(value.numpy()).max(), key
+
+
+@pytest.mark.parametrize(
+    ("name", "framework"),
+    [
+        pytest.param(*case.values, framework, marks=case.marks)
+        for case in TABLE
+        for framework in models.frameworks(str(case.values[0]))
+    ],
+)
+def test_every_export_converts_by_its_command_and_trains_as_torch(
+    name: str, framework: str, tmp_path: Path
+) -> None:
+    exported = models.export(name, framework, tmp_path, seed=4, input_shape=SHAPES[name], classes=CLASSES)
+    program, *arguments = shlex.split(exported.convert)
+    output = tmp_path / "converted.onnx"
+    done = CliRunner().invoke(app, [*arguments, "-o", str(output)])
+    assert program == "onnxaccel" and done.exit_code == 0, done.output
+    pixels = models.targets(name) == "pixels"
+    loss = CrossEntropy(axis=-1 if pixels and framework == "tensorflow" else 1)
+    trainer = oa.Trainer(output, loss=loss, optimizer=optimizers.SGD(RATE, momentum=0.9), ep="cpu")
+    data = batches(name)
+    prepare = keras_layout if framework == "tensorflow" else lambda x: x
+    compare(
+        f"onnxaccel from {framework}",
+        name,
+        [trainer.step(prepare(x), y) for x, y in zip(data.x, data.y, strict=True)],
+    )
