@@ -49,14 +49,18 @@ class Builder:
         graph: The graph to extend.
         prefix: First part of the names of new nodes and values.
         root: The main graph that ``graph`` is a subgraph of; None: it is the main graph.
+        device: What the graph will run on, "cpu" or "cuda"; gradients take the form that is fast there.
 
     Attributes:
         origin: What new nodes are noted to be the gradient of, or None.
     """
 
-    def __init__(self, graph: ir.Graph, prefix: str = "grad", root: ir.Graph | None = None) -> None:
+    def __init__(
+        self, graph: ir.Graph, prefix: str = "grad", root: ir.Graph | None = None, device: str = "cpu"
+    ) -> None:
         self.graph = graph
         self.prefix = prefix
+        self.device = device
         self.origin: str | None = None
         self.root = graph if root is None else root
         self._count = 0
@@ -64,7 +68,7 @@ class Builder:
 
     def within(self, body: ir.Graph) -> Builder:
         """A builder for a new subgraph; what is in it already is renamed, so that no name hides another."""
-        inner = Builder(body, self.fresh("body"), self.root)
+        inner = Builder(body, self.fresh("body"), self.root, self.device)
         for graph in nested(body):
             for value in list(values_of(graph)):
                 value.name = inner.fresh("value")

@@ -130,15 +130,15 @@ class _Casts:
         return self._made[x, dtype]
 
 
-def emulate(model: Model, dtype: ir.DataType) -> None:
-    """Compute in float32 and round every result to ``dtype``, in place.
+def emulate(model: Model, dtype: ir.DataType, kernels: Collection[str] = ()) -> None:
+    """Compute in float32 and round every result to ``dtype``, in place, but for the operators in ``kernels``.
 
-    For providers without kernels for ``dtype``, such as the CPU's: the values are those of a kernel that sums
-    in float32, as the products of GPUs do.
+    For providers without other kernels for ``dtype``, such as the CPU's: the values are those of kernels that
+    sum in float32, as the products of GPUs do.
     """
     op = Builder(model.graph, prefix="emulated")
     for node in list(model.graph):
-        if node.op_type == "Cast":
+        if node.op_type == "Cast" or node.op_type in kernels:
             continue
         for index, x in enumerate(node.inputs):
             if x is not None and x.dtype == dtype:

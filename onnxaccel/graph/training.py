@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxaccel.errors import ModelError
 from onnxaccel.graph.autodiff import backward, prune
 from onnxaccel.graph.builder import Builder
+from onnxaccel.graph.devices import lower
 from onnxaccel.graph.losses import LABELS, Loss, as_loss
 from onnxaccel.graph.model import Model, name_of, tensor_of
 from onnxaccel.graph.normalize import differentiable, normalize
@@ -70,6 +71,7 @@ def training_step(
     metrics: bool = False,
     seed: int = 0,
     split: bool = False,
+    device: str = "cpu",
 ) -> TrainingStep:
     """Build the training step of a model.
 
@@ -81,6 +83,8 @@ def training_step(
         seed: Seed of Dropout's masks.
         recipe: Clipping, accumulation and averaging; none of them when None.
         split: Give two graphs also where gradients are not accumulated.
+        device: What the graph will run on, "cpu" or "cuda": the forms of gradients are chosen for it, and
+            what it has no kernel for is replaced.
 
     Raises:
         UnsupportedOperator: An operator between the loss and a parameter has no gradient rule.
@@ -95,7 +99,7 @@ def training_step(
     loss = as_loss(loss)
     prediction = loss.prediction(model)
     target = loss.target(prediction)
-    op = Builder(graph, prefix="step")
+    op = Builder(graph, prefix="step", device=device)
     pool_before_relu(model)
     carried = to_training_form(model, op, seed)
     recipe = recipe or Recipe()
@@ -131,6 +135,7 @@ def training_step(
     held = parameters + ([scale] if scale is not None else []) if second is not None else []
     _set_interface(model, [*model.inputs, *targets, control, *held], carried, outputs)
     prune(model)
+    lower(model, device)
     carried += updated
     return TrainingStep(
         model,

@@ -36,7 +36,7 @@ def kernel_of(node: ir.Node, weight: ir.Value) -> list[int]:
 
 
 def _input_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:
-    """The transposed convolution, in the size of x."""
+    """The transposed convolution, in the size of x; on CUDA it is cuDNN's own gradient of the input."""
     sizes, counts = (dims_of(x) or [])[2:], (dims_of(dy) or [])[2:]
     settings: dict[str, Any] = {
         "kernel_shape": window.kernel,
@@ -45,7 +45,7 @@ def _input_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, wi
         "group": window.group,
     }
     if window.known(sizes) and window.known(counts):
-        if _convolves(window):
+        if op.device == "cpu" and _convolves(window):
             return _convolve_flipped(op, weight, dy, window)
         # the rows that no window reached are output_padding
         missed = [

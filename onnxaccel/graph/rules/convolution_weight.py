@@ -30,17 +30,30 @@ def weight_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, wi
     inputs, outputs = _channels(weight, 1), _channels(weight, 0)
     if inputs == 1 and outputs == window.group:
         return _by_channel(op, x, weight, dy, window)
-    small = window.group == 1 and THIN <= inputs and max(inputs, outputs) <= SMALL
-    canvas = _canvas(x, dy, window) if small else None
-    if canvas is not None:
+    canvas = _canvas(x, dy, window) if window.group == 1 else None
+    if canvas is not None and _shifts(op, inputs, outputs, window, canvas):
         return _by_shifts(op, x, weight, dy, window, canvas)
     if window.group == 1 and inputs < THIN:
         return _by_stack(op, x, weight, dy, window)
     x = op.Transpose(x, perm=[1, 0, *spatial])
     rows = op.Transpose(dy, perm=[1, 0, *spatial])
-    if window.group > 1:
+    if op.device == "cuda" or window.group > 1:
         return _by_group(op, x, weight, dy, rows, window)
     return _by_position(op, x, weight, dy, rows, window)
+
+
+def _shifts(op: Builder, inputs: int, outputs: int, window: Window, canvas: _Canvas) -> bool:
+    """Whether to shift both images, where that can be done.
+
+    On CUDA a product costs little beside the copies that feed it, so that the form with fewer elements to
+    copy for an image is taken: both stacks and their product, or what all kernel positions saw. (By
+    arithmetic; not measured on a GPU yet, benchmarks/convolution_forms.py --ep cuda does.)
+    """
+    if op.device == "cpu":
+        return THIN <= inputs and max(inputs, outputs) <= SMALL
+    down, across = window.kernel
+    shifted = (down * outputs + across * inputs) * canvas.length + down * across * inputs * outputs
+    return shifted <= (down * across * inputs + inputs + outputs) * canvas.length
 
 
 def _by_channel(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, window: Window) -> ir.Value:

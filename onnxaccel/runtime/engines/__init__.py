@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from onnxaccel.errors import ProviderError, TrainingError
+from onnxaccel.graph.devices import narrow
 from onnxaccel.graph.losses import Loss
 from onnxaccel.graph.model import Model
 from onnxaccel.graph.optimizers import Optimizer
-from onnxaccel.graph.precision import PRECISIONS, emulate
+from onnxaccel.graph.precision import PRECISIONS
 from onnxaccel.graph.recipe import Recipe
 from onnxaccel.graph.training import training_step
 from onnxaccel.runtime.distributed import Group
@@ -46,10 +47,19 @@ def start(
     """
     if engine == "graph":
         own, split = seed + _MASKS * group.rank, group.size > 1
-        step = training_step(model, loss, optimizer, recipe, metrics=metrics, seed=own, split=split)
+        step = training_step(
+            model,
+            loss,
+            optimizer,
+            recipe,
+            metrics=metrics,
+            seed=own,
+            split=split,
+            device=provider.device,
+        )
         low = PRECISIONS[recipe.precision]
-        if low is not None and provider.device == "cpu":  # which has no kernels for it
-            emulate(step.model, low)
+        if low is not None:
+            narrow(step.model, provider.device, low)
         return ParallelStepper(step, provider, threads, group) if split else Stepper(step, provider, threads)
     if engine != "ort-training":
         raise TrainingError(f"unknown engine {engine!r}; choose one of {', '.join(NAMES)}")
