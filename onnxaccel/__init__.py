@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnxaccel import caffe as caffe
     from onnxaccel import pytorch as pytorch
     from onnxaccel import tensorflow as tensorflow
+    from onnxaccel.compare.frame import compare as compare
     from onnxaccel.converters import convert as convert
     from onnxaccel.data import Augmentation as Augmentation
     from onnxaccel.graph import losses as losses
@@ -35,6 +36,7 @@ _HOME = {
 }
 _MODULES = {
     "caffe": "onnxaccel.caffe",
+    "compare": "onnxaccel.compare",
     "losses": "onnxaccel.graph.losses",
     "optimizers": "onnxaccel.graph.optimizers",
     "pytorch": "onnxaccel.pytorch",
@@ -49,6 +51,7 @@ __all__ = [
     "Trainer",
     "UnsupportedOperator",
     "__version__",
+    "compare",
     "convert",
     "evaluate",
     "gradient",

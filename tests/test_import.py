@@ -26,7 +26,7 @@ def test_help_loads_no_framework() -> None:
 
 
 def test_running_a_model_loads_no_framework() -> None:
-    assert not _loaded("import onnxaccel as oa\noa.Trainer, oa.evaluate, oa.gradient, oa.convert") & {
+    assert not _loaded("import onnxaccel as oa\noa.Trainer, oa.evaluate, oa.gradient, oa.convert, oa.compare") & {
         "tensorflow",
         "torch",
         "keras",
@@ -42,6 +42,7 @@ def test_public_names() -> None:
         "Trainer",
         "UnsupportedOperator",
         "__version__",
+        "compare",
         "convert",
         "evaluate",
         "gradient",

@@ -7,7 +7,19 @@ One file per verb; importing it adds the verb, in the order of the help page.
 
 from __future__ import annotations
 
-from onnxaccel.cli import convert, train, evaluate, graphs, optimize, report, models, doctor  # isort: skip
+from onnxaccel.cli import convert, train, evaluate, graphs, optimize, compare, report, models, doctor  # isort: skip
 from onnxaccel.cli.app import app, main
 
-__all__ = ["app", "convert", "doctor", "evaluate", "graphs", "main", "models", "optimize", "report", "train"]
+__all__ = [
+    "app",
+    "compare",
+    "convert",
+    "doctor",
+    "evaluate",
+    "graphs",
+    "main",
+    "models",
+    "optimize",
+    "report",
+    "train",
+]

@@ -119,16 +119,23 @@ def with_preprocessing(path: Path, mean: str | None, scale: float | None, layout
     from onnxaccel.graph.model import Model
 
     model = Model.load(path)
-    preprocessing = model.metadata.preprocessing
+    for name, value in preprocessing_of(mean, scale, layout).items():
+        setattr(model.metadata.preprocessing, name, value)
+    return model
+
+
+def preprocessing_of(mean: str | None, scale: float | None, layout: str | None) -> dict[str, Any]:
+    """The fields of `onnxaccel.graph.model.Preprocessing` that options give."""
+    given: dict[str, Any] = {}
     try:
         if mean is not None:
-            preprocessing.mean = [float(n) for n in names(mean)]
+            given["mean"] = [float(n) for n in names(mean)]
     except ValueError:
         raise typer.BadParameter(f"--mean {mean!r}: give one number, or one per channel") from None
     if scale is not None:
-        preprocessing.scale = scale
+        given["scale"] = scale
     if layout is not None:
         if layout not in ("NCHW", "NHWC"):
             raise typer.BadParameter(f"--layout {layout!r}: choose NCHW or NHWC")
-        preprocessing.layout = layout
-    return model
+        given["layout"] = layout
+    return given

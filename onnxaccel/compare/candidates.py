@@ -107,6 +107,7 @@ def native(model: Opened, plan: Plan) -> list[Way]:
     """The candidates in the source's own framework."""
     if model.framework == "caffe":
         return [_caffe(model, plan), _opencv(model, plan)]
+    cut = [*model.asked.inputs, *model.asked.outputs] and model.format not in ("frozen-graph", "checkpoint")
     ways = []
     for device in plan.devices:
         for name, mode in _ways(model):
@@ -115,6 +116,10 @@ def native(model: Opened, plan: Plan) -> list[Way]:
                     continue
                 name, mode = f"{name}, {device}", f"{mode} {device}"
             row = Candidate(name, model.framework, mode)
+            if cut:
+                why = "it runs whole, and --inputs or --outputs cut the converted model"
+                ways.append(Way(row, model, model.size, None, why))
+                continue
             setup = {"mode": mode.split()[0], "device": device, **_of_pytorch(model, plan)}
             ways.append(_way(row, model, plan, _file(model), setup))
     return ways

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxaccel.compare.inference import Request, infer
-from onnxaccel.compare.results import Comparison, Machine, Settings, Source
+from onnxaccel.compare.results import GOALS, Comparison, Machine, Settings, Source
 from onnxaccel.compare.sources import Asked, open_source
 from onnxaccel.data import Source as Data
 from onnxaccel.data import as_dataset
@@ -37,16 +37,20 @@ def compare(
     inference: bool = True,
     train: bool = False,
     training: Mapping[str, Any] | None = None,
+    goal: str | None = None,
     ep: str = "auto",
     threads: int = 0,
     batch_sizes: Sequence[int] = (1, 8, 32),
     rounds: int = 5,
     seconds: float = 1.0,
     seed: int = 0,
+    only: Sequence[str] = (),
     optimized: bool = True,
     max_error: float = 0.01,
     factory: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
     trust_pickle: bool = False,
     preprocessing: Mapping[str, Any] | None = None,
     pythons: Mapping[str, str] | None = None,
@@ -65,16 +69,20 @@ def compare(
         inference: Whether to compare inference.
         train: Whether to compare training; needs ``data``.
         training: What all sides train with, see `onnxaccel.compare.training.train`.
+        goal: One of `onnxaccel.compare.results.GOALS`; its recommendation comes first.
         ep: "auto": onnxaccel on all providers usable here; else the one to try.
         threads: Threads of each candidate; 0: as many as there are processors.
         batch_sizes: Batch sizes of the inference; a model that is fixed to one has that alone.
         rounds: Turns of each candidate.
         seconds: Seconds of a turn.
         seed: Seed of weights, order of the data, and random inputs.
+        only: Patterns of candidates' names, as "PyTorch *": no others run; empty: all.
         optimized: Also look for the fastest variant of the converted model, see `onnxaccel.runtime.optimize`.
         max_error: Its budget: the largest loss of accuracy, or without labels the largest relative error.
         factory: "module:callable" that builds the torch module a state dict belongs to.
         shapes: Shape by input name, see `onnxaccel.convert`.
+        inputs: Tensors to cut a TensorFlow graph at; empty: inferred.
+        outputs: Tensors to end it at; empty: inferred.
         trust_pickle: Allow files that run code when they are loaded.
         preprocessing: How data becomes the input: "mean", "scale", "layout"; the rest is as the model's
             metadata say.
@@ -96,6 +104,8 @@ def compare(
     given = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     names = [os.fspath(source) for source in given]
     _check(names, data, train, inference, batch_sizes, pythons or {})
+    if goal is not None and goal not in GOALS:
+        raise AccelError(f"unknown goal {goal!r}; choose one of {', '.join(GOALS)}")
     request = Request(
         threads=threads or cores(),
         data=data,
@@ -104,6 +114,7 @@ def compare(
         rounds=rounds,
         seconds=seconds,
         seed=seed,
+        only=only,
         optimized=optimized,
         max_error=max_error,
         pythons=pythons or {},
@@ -112,7 +123,17 @@ def compare(
         patience=patience,
     )
     asked = Asked(
-        factory, shapes, trust_pickle, preprocessing or {}, data, train, seed, pythons or {}, limits
+        factory=factory,
+        shapes=shapes,
+        inputs=inputs,
+        outputs=outputs,
+        trust_pickle=trust_pickle,
+        preprocessing=preprocessing or {},
+        data=data,
+        train=train,
+        seed=seed,
+        pythons=pythons or {},
+        limits=limits,
     )
     settings = Settings(request.threads, "fp32", list(batch_sizes), _named(data), rounds, seconds, seed, None)
     made = Comparison(_now(), _machine(), settings, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ class Request:
     seconds: float = 1.0
     seed: int = 0
     optimized: bool = True
+    only: Sequence[str] = ()
     max_error: float = 0.01
     pythons: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
@@ -79,6 +81,7 @@ def infer(
         _write_inputs(model, first, [arrays[name] for name in first.inputs], plan)
     providers, obstacle = _providers(request.ep)
     ways = [way for model in opened for way in native(model, plan)] + converted(first, plan, providers)
+    ways = [way for way in ways if chosen(way.candidate.name, request.only)]
     warnings = []
     if request.optimized and obstacle is None:
         best = _optimized(first, plan, request, folder, progress)
@@ -112,6 +115,11 @@ def infer(
     if first.batch is not None and list(request.batch_sizes) != [first.batch]:
         warnings.append(f"{source.name} takes batches of {first.batch} alone")
     return versions | {"warnings": "\n".join(warnings)}
+
+
+def chosen(name: str, only: Sequence[str]) -> bool:
+    """Whether one of the patterns matches a candidate's name; without patterns all are chosen."""
+    return not only or any(fnmatch.fnmatchcase(name, pattern) for pattern in only)
 
 
 def _plan(request: Request, first: Opened, samples: int, folder: Path) -> Plan:

@@ -224,6 +224,11 @@ class Source:
     recommendations: list[Recommendation] = field(default_factory=list)
     failure: str | None = None
 
+    @property
+    def answered(self) -> bool:
+        """Whether at least one candidate ran."""
+        return self.failure is None and any(not candidate.failed for candidate in self.candidates)
+
 
 @dataclass
 class Comparison:

@@ -42,6 +42,8 @@ class Asked:
     Attributes:
         factory: "module:callable" that builds the torch module a state dict belongs to.
         shapes: Shape by input name, see `onnxaccel.converters.convert`.
+        inputs: Tensors to cut a TensorFlow graph at; empty: inferred.
+        outputs: Tensors to end it at; empty: inferred.
         trust_pickle: Allow files that run code when they are loaded.
         preprocessing: How data becomes the input: "mean", "scale", "layout", see
             `onnxaccel.graph.model.Preprocessing`; what is left out is as the model's metadata say.
@@ -54,6 +56,8 @@ class Asked:
 
     factory: str | None = None
     shapes: Mapping[str, Sequence[int | str]] | None = None
+    inputs: Sequence[str] = ()
+    outputs: Sequence[str] = ()
     trust_pickle: bool = False
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     data: Data | None = None
@@ -217,6 +221,8 @@ def _opened(name: str, asked: Asked, setup: Mapping[str, Any], folder: Path) -> 
     options = {
         "factory": asked.factory if setup.get("format") in ("state-dict", "safetensors") else None,
         "shapes": {key: list(dims) for key, dims in (asked.shapes or {}).items()} or None,
+        "inputs": list(asked.inputs),
+        "outputs": list(asked.outputs),
         "trust_pickle": asked.trust_pickle,
     }
     job = Job(
@@ -290,5 +296,7 @@ def _command(setup: Mapping[str, Any], asked: Asked, files: Sequence[str]) -> st
     words = ["onnxaccel convert", *map(shlex.quote, setup["files"]), f"-o {shlex.quote(target)}"]
     if asked.factory and setup["format"] in ("state-dict", "safetensors"):
         words.append(f"--factory {shlex.quote(asked.factory)}")
+    for option, cut in (("inputs", asked.inputs), ("outputs", asked.outputs)):
+        words += [f"--{option} {','.join(cut)}"] if cut else []
     words += [f"--shape {key}={','.join(map(str, dims))}" for key, dims in (asked.shapes or {}).items()]
     return " ".join(words + ["--trust-pickle"] * asked.trust_pickle)

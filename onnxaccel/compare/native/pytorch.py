@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def candidate(setup: Mapping[str, Any]) -> tuple[dict[str, Callable[[], object]]
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        folder = os.path.dirname(setup["results"])
+        folder = tempfile.tempdir = os.path.dirname(setup["results"])
         module.confine(folder, setup["memory"], 24 * 3600, 2**31)
     path = setup["files"][0]
     if setup["format"] == "torchscript":

@@ -55,7 +55,14 @@ def _keras(tf: Any, setup: Mapping[str, Any]) -> Run:
 
 
 def _saved_model(tf: Any, setup: Mapping[str, Any]) -> Run:
-    loaded = tf.saved_model.load(setup["files"][0])
+    path = setup["files"][0]
+    try:
+        loaded = tf.saved_model.load(path)
+    except AttributeError:  # slots of an optimizer, which only the Keras that wrote them restores
+        from onnxaccel.converters.tensorflow.graphs import only_tensors
+
+        with only_tensors(Path(path)) as folder:
+            loaded = tf.saved_model.load(str(folder))
     signatures = dict(loaded.signatures)
     signature = signatures.get("serving_default") or next(iter(signatures.values()))
     own = list(signature.structured_input_signature[1])

@@ -131,7 +131,7 @@ def saved_model(path: Path, options: Options) -> Conversion:
     check_tree(path, ConversionError)
     with quiet():
         try:
-            with _only_tensors(path) as folder:
+            with only_tensors(path) as folder:
                 loaded = tf.saved_model.load(str(folder))
         except ConversionError:
             raise
@@ -206,7 +206,7 @@ def function(
 
 
 @contextmanager
-def _only_tensors(path: Path) -> Iterator[Path]:
+def only_tensors(path: Path) -> Iterator[Path]:
     """The SavedModel with nothing in it but computation.
 
     It has none of its optimizer's slots, which only the Keras that wrote them restores, and saves nothing.
