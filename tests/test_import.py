@@ -26,12 +26,17 @@ def test_help_loads_no_framework() -> None:
 
 
 def test_running_a_model_loads_no_framework() -> None:
-    assert not _loaded("import onnxaccel as oa\noa.Trainer, oa.evaluate, oa.gradient, oa.convert, oa.compare") & {
+    assert not _loaded("import onnxaccel as oa\noa.Trainer, oa.evaluate, oa.gradient, oa.convert") & {
         "tensorflow",
         "torch",
         "keras",
         "cv2",
     }
+
+
+def test_compare_is_a_function_and_a_package() -> None:
+    code = "import onnxaccel as oa\nimport onnxaccel.compare.results\nassert callable(oa.compare)"
+    assert _loaded(code) == set()
 
 
 def test_public_names() -> None:

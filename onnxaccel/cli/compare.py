@@ -18,7 +18,9 @@ from onnxaccel.cli.options import (
     Threads,
     names,
     preprocessing_of,
+    settings_of,
     shape_of,
+    writable,
 )
 from onnxaccel.cli.output import print_json, say
 
@@ -35,6 +37,13 @@ def compare(
     data: Annotated[str | None, typer.Option(help=f"For accuracy and training. {DATA_HELP}")] = None,
     val: Annotated[str | None, typer.Option(help="Data for the accuracy after training.")] = None,
     train: Annotated[bool, typer.Option("--train", help="Compare training as well.")] = False,
+    training: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="What all sides train with: optimizer=sgd,lr=0.01,momentum=0.9,batch_size=64,epochs=3.",
+        ),
+    ] = "",
     inference: Annotated[bool, typer.Option(help="Compare inference.")] = True,
     goal: Annotated[
         str | None, typer.Option(help="What matters most: latency, throughput, memory or training.")
@@ -54,7 +63,6 @@ def compare(
     optimize: Annotated[bool, typer.Option(help="Look for a faster variant of the converted model.")] = True,
     max_error: Annotated[float, typer.Option(help="Its budget of accuracy, or of error.", min=0)] = 0.01,
     html: Annotated[Path | None, typer.Option(help="Write the report to this HTML file.")] = None,
-    tensorboard: Annotated[Path | None, typer.Option(help="Write the figures for TensorBoard here.")] = None,
     python: Annotated[
         list[str] | None,
         typer.Option(metavar="FRAMEWORK=PATH", help="The Python that a framework lives in; repeatable."),
@@ -79,14 +87,18 @@ def compare(
     from onnxaccel.compare.document import document
     from onnxaccel.compare.frame import compare as run
     from onnxaccel.report.comparison import show
+    from onnxaccel.report.html import write
     from onnxaccel.runtime.measure import Limits
 
+    if html is not None:
+        writable(html)
     found = run(
         source,
         data,
         validation=val,
         inference=inference,
         train=train,
+        training=settings_of(training, "--training"),
         goal=goal,
         ep=ep,
         threads=threads,
@@ -107,6 +119,9 @@ def compare(
         limits=Limits(time_limit, memory_limit * 2**20),
         progress=say,
     )
+    if html is not None:
+        write(found, html)
+        say(f"the report is in {html}")
     if json_:
         print_json(document(found))
     else:

@@ -6,6 +6,7 @@ that installs it.
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import os
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxaccel.compare.native.common import JUDGE
-from onnxaccel.compare.results import Candidate, Inference
+from onnxaccel.compare.results import Candidate
 from onnxaccel.compare.sources import Opened
 from onnxaccel.converters.caffe.reference import caffe_home
 from onnxaccel.graph.model import SessionSettings
@@ -147,10 +148,9 @@ def optimized(
     return _way(row, model, plan, "onnxruntime", setup, file)
 
 
-def refused(framework: str, why: str) -> Candidate:
-    """The row of a framework in which a reference model could not be opened."""
-    names = {"tensorflow": "TensorFlow", "pytorch": "PyTorch", "caffe": "Caffe"}
-    return Candidate(names[framework], framework, "", inference=Inference(failure=why))
+def matches(name: str, only: Sequence[str]) -> bool:
+    """Whether one of the patterns matches a candidate's name; without patterns each is chosen."""
+    return not only or any(fnmatch.fnmatchcase(name, pattern) for pattern in only)
 
 
 def _ways(model: Opened) -> tuple[tuple[str, str], ...]:

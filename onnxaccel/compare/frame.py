@@ -8,22 +8,39 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from onnxaccel.compare.inference import Request, infer
-from onnxaccel.compare.results import GOALS, Comparison, Machine, Settings, Source
-from onnxaccel.compare.sources import Asked, open_source
+from onnxaccel.compare.inference import Request, infer, providers_of
+from onnxaccel.compare.recommend import recommend
+from onnxaccel.compare.results import (
+    GOALS,
+    Candidate,
+    Comparison,
+    Inference,
+    Machine,
+    Settings,
+    Source,
+    Training,
+)
+from onnxaccel.compare.sources import Asked, Opened, open_source
+from onnxaccel.compare.training import LIMITS
+from onnxaccel.compare.training import train as train_sides
+from onnxaccel.compare.training.plan import Plan
 from onnxaccel.data import Source as Data
 from onnxaccel.data import as_dataset
 from onnxaccel.errors import AccelError
 from onnxaccel.files import scratch_folder
 from onnxaccel.runtime import distributed
 from onnxaccel.runtime.measure import GAP, Limits, cores
+from onnxaccel.runtime.providers import resolve
 from onnxaccel.version import __version__
 
 FRAMEWORKS = ("tensorflow", "pytorch", "caffe", "opencv")
 """What ``pythons`` may name."""
+
+_TITLES = {"tensorflow": "TensorFlow", "pytorch": "PyTorch", "caffe": "Caffe"}
 
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "keras")
 """Packages whose versions are told beside those that candidates tell of themselves."""
@@ -135,13 +152,20 @@ def compare(
         pythons=pythons or {},
         limits=limits,
     )
-    settings = Settings(request.threads, "fp32", list(batch_sizes), _named(data), rounds, seconds, seed, None)
+    plan = Plan.of(training, data) if train and data is not None else None
+    settings = Settings(request.threads, "fp32", list(batch_sizes), _named(data), rounds, seconds, seed)
+    settings.training = asdict(plan) if plan is not None else None
     made = Comparison(_now(), _machine(), settings, [])
     for name in dict.fromkeys(names):
         with scratch_folder() as folder:
-            made.sources.append(_one(name, asked, request, folder, inference, made, progress))
+            made.sources.append(_one(name, asked, request, folder, validation, inference, made, progress))
     if data is None:
         made.warnings.append("no data: inputs are random, and no accuracy was measured")
+    if plan is not None:
+        settings.training = plan.shared()
+    if goal is not None:
+        for source in made.sources:
+            source.recommendations.sort(key=lambda answer: answer.goal != goal)
     disturbed = _disturbed(made)
     if disturbed:
         made.warnings.append(
@@ -155,6 +179,7 @@ def _one(
     asked: Asked,
     request: Request,
     folder: Path,
+    validation: Data | None,
     inference: bool,
     made: Comparison,
     progress: Callable[[str], None],
@@ -165,12 +190,54 @@ def _one(
         return source
     try:
         if inference:
-            found = infer(source, opened, failures, request, folder / "inference", progress)
-            made.warnings += [line for line in found.pop("warnings").splitlines() if line]
-            made.machine.versions.update(found)
+            versions, notes = infer(source, opened, request, folder / "inference", progress)
+            made.machine.versions.update(versions)
+            made.warnings += notes
+        if asked.train:
+            _train(source, opened, request, validation, made, progress)
     except AccelError as error:
         source.failure = str(error)
+    for framework, why in failures.items():
+        row = Candidate(_TITLES[framework], framework, "")
+        row.inference = Inference(failure=why) if inference else None
+        row.training = Training(failure=why) if asked.train else None
+        source.candidates.append(row)
+    source.recommendations = recommend(source, made.settings)
     return source
+
+
+def _train(
+    source: Source,
+    opened: Sequence[Opened],
+    request: Request,
+    validation: Data | None,
+    made: Comparison,
+    progress: Callable[[str], None],
+) -> None:
+    """Train the source on all sides; each candidate's training goes into its row."""
+    assert request.data is not None
+    providers = [name for name in providers_of(request.ep)[0] if resolve(name).trains]
+    found = train_sides(
+        opened,
+        request.data,
+        validation,
+        made.settings,
+        providers=providers,
+        only=request.only,
+        limits=replace(request.limits, seconds=max(LIMITS.seconds, request.limits.seconds)),
+        gap=request.gap,
+        patience=request.patience,
+        progress=progress,
+    )
+    rows = {row.name: row for row in source.candidates}
+    for side in found.candidates:
+        row = rows.get(side.name)
+        if row is None:
+            source.candidates.append(side)
+        else:
+            row.training = side.training
+    source.target_loss = found.target_loss
+    made.warnings += [f"{source.name}: {line}" for line in found.warnings]
 
 
 def _check(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxaccel.compare.candidates import Plan, Way, converted, inputs_of, native, optimized, refused
+from onnxaccel.compare.candidates import Plan, Way, converted, inputs_of, matches, native, optimized
 from onnxaccel.compare.native.common import JUDGE
 from onnxaccel.compare.results import Batch, Inference, Source
 from onnxaccel.compare.sources import Opened
@@ -50,23 +49,21 @@ class Request:
 def infer(
     source: Source,
     opened: Sequence[Opened],
-    failures: Mapping[str, str],
     request: Request,
     folder: Path,
     progress: Callable[[str], None] = lambda line: None,
-) -> dict[str, str]:
+) -> tuple[dict[str, str], list[str]]:
     """Measure all candidates of a source; its rows are added to ``source.candidates``.
 
     Args:
         source: The source's entry in the result.
         opened: The model in each framework.
-        failures: Frameworks in which it could not be opened, and why.
         request: How to measure.
         folder: An empty folder for inputs, outputs and variants.
         progress: Called with one line per stage.
 
     Returns:
-        Versions of what ran, by package; under "warnings" what to keep in mind, one line each.
+        Versions of what ran, by package; and what to keep in mind, one line each.
 
     Raises:
         DataError: The data is unreadable or does not fit the model.
@@ -79,9 +76,9 @@ def infer(
     plan = _plan(request, first, len(next(iter(arrays.values()))), folder)
     for model in opened:
         _write_inputs(model, first, [arrays[name] for name in first.inputs], plan)
-    providers, obstacle = _providers(request.ep)
+    providers, obstacle = providers_of(request.ep)
     ways = [way for model in opened for way in native(model, plan)] + converted(first, plan, providers)
-    ways = [way for way in ways if chosen(way.candidate.name, request.only)]
+    ways = [way for way in ways if matches(way.candidate.name, request.only)]
     warnings = []
     if request.optimized and obstacle is None:
         best = _optimized(first, plan, request, folder, progress)
@@ -106,20 +103,13 @@ def infer(
             elif found.failure is None:
                 warnings.append(f"{source.name}: {name} gives no outputs to judge: {judged[name]}")
         source.candidates.append(way.candidate)
-    for framework, why in failures.items():
-        source.candidates.append(refused(framework, why))
     if obstacle is not None:
         (row,) = (way.candidate for way in converted(first, plan, [request.ep]))
         row.inference = Inference(failure=obstacle)
         source.candidates.append(row)
     if first.batch is not None and list(request.batch_sizes) != [first.batch]:
         warnings.append(f"{source.name} takes batches of {first.batch} alone")
-    return versions | {"warnings": "\n".join(warnings)}
-
-
-def chosen(name: str, only: Sequence[str]) -> bool:
-    """Whether one of the patterns matches a candidate's name; without patterns all are chosen."""
-    return not only or any(fnmatch.fnmatchcase(name, pattern) for pattern in only)
+    return versions, warnings
 
 
 def _plan(request: Request, first: Opened, samples: int, folder: Path) -> Plan:
@@ -129,7 +119,7 @@ def _plan(request: Request, first: Opened, samples: int, folder: Path) -> Plan:
     return Plan(request.threads, sizes, judged, devices, request.pythons, request.limits, folder)
 
 
-def _providers(ep: str) -> tuple[list[str], str | None]:
+def providers_of(ep: str) -> tuple[list[str], str | None]:
     """The providers to run on, or what is wrong with the one asked for."""
     try:
         return (usable() if ep == "auto" else [resolve(ep).name]), None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxaccel.compare.candidates import matches
 from onnxaccel.compare.results import Candidate, Settings, Training
 from onnxaccel.compare.training import batches, jobs
 from onnxaccel.compare.training.plan import Plan
@@ -67,8 +68,10 @@ def train(
     settings: Settings,
     *,
     providers: Sequence[str] = ("cpu",),
+    only: Sequence[str] = (),
     limits: Limits = LIMITS,
     gap: float = GAP,
+    patience: int = 4,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Train one source on all sides.
@@ -79,13 +82,16 @@ def train(
         validation: The validation data, or None: no accuracy.
         settings: ``training`` holds the fields of `onnxaccel.compare.training.plan.Plan` that were given.
         providers: Execution providers that onnxaccel trains on.
+        only: Patterns of candidates' names: no others train; empty: all.
         limits: What each side may take; its time covers the whole of its loss curve.
         gap: Seconds of quiet before a turn.
+        patience: How often a turn is tried while the machine is busy.
         progress: Called with one line per stage.
 
     Raises:
         TrainingError: The settings are no such settings, or out of range.
     """
+    chosen = [side for side in _sides(models, providers) if matches(side[0], only)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         try:
@@ -94,12 +100,11 @@ def train(
             graph = Model.load(models[0].trainable or models[0].onnx)
             shared = batches.write(graph, plan, data, validation, settings.seed, folder)
         except (DataError, ModelError) as error:
-            sides, why = _sides(models, providers), str(error)
-            return Trained([_candidate(side, Training(failure=why)) for side in sides])
+            return Trained([_candidate(side, Training(failure=str(error))) for side in chosen])
         common = jobs.Common(plan, shared, settings.threads, settings.seed, folder)
         running: dict[str, Job] = {}
         failed: dict[str, str] = {}
-        for name, model, mode in _sides(models, providers):
+        for name, model, mode in chosen:
             try:
                 running[name] = (jobs.native if name in _NAMES else jobs.onnx)(model, mode, common)
             except AccelError as error:
@@ -110,10 +115,11 @@ def train(
             seconds=settings.seconds,
             limits=limits,
             gap=gap,
+            patience=patience,
             progress=progress,
         )
     candidates = []
-    for side in _sides(models, providers):
+    for side in chosen:
         found = results.get(side[0])
         training = Training(failure=failed[side[0]]) if found is None else _training(found)
         if side[0] not in _NAMES:
@@ -186,20 +192,7 @@ def _command(model: Opened, provider: str, plan: Plan, data: Source, validation:
     """The commands that convert the source and train it so with onnxaccel."""
     if model.trainable is None or not isinstance(data, str):
         return None
-    target = f"{model.reference or 'model'}.onnx"
-    first = [model.convert] if model.convert else []
-    if model.reference:
-        files = " ".join(f"{model.reference}/{Path(file).name}" for file in _graph_files(model))
-        first.append(f"onnxaccel convert {files} --trainable -o {target}")
-    elif first:
-        first[0] += f" --trainable -o {target}"
-    else:
-        target = model.files[0]
+    first = [f"{model.convert} --trainable"] if model.convert else []
     held_out = f" --val '{validation}'" if isinstance(validation, str) else ""
-    train = f"onnxaccel train {target} --data '{data}'{held_out} {plan.options()} --ep {provider}"
+    train = f"onnxaccel train {model.target} --data '{data}'{held_out} {plan.options()} --ep {provider}"
     return " && ".join([*first, f"{train} -o trained.onnx"])
-
-
-def _graph_files(model: Opened) -> tuple[str, ...]:
-    """The files of a model that hold its network and its weights."""
-    return model.files[:2] if model.framework == "caffe" else model.files[:1]
