@@ -29,7 +29,7 @@ REFERENCE = "models:"
 """How the name of a reference model begins."""
 
 _SECONDS = 900.0
-"""Time that a conversion may take."""
+"""Time that a conversion may take; its memory is that of a candidate by default, or more where that may."""
 
 _PROBED = {"tensorflow": "tensorflow", "pytorch": "torch"}
 """The package that says whether a framework is here."""
@@ -140,7 +140,7 @@ def open_source(
     """
     source, opened, failures = Source(name), [], {}
     try:
-        setups = _reference(name, asked) if name.startswith(REFERENCE) else [_files(name, asked)]
+        setups = reference_jobs(name, asked) if name.startswith(REFERENCE) else [_files(name, asked)]
     except AccelError as error:
         source.failure = str(error)
         return source, [], {}
@@ -162,7 +162,7 @@ def open_source(
     return source, opened, failures
 
 
-def _reference(name: str, asked: Asked) -> list[dict[str, Any]]:
+def reference_jobs(name: str, asked: Asked) -> list[dict[str, Any]]:
     """The jobs that build a reference model, one per framework, fitted to the data."""
     from onnxaccel import models
 
@@ -238,7 +238,7 @@ def _opened(name: str, asked: Asked, setup: Mapping[str, Any], folder: Path) -> 
         python=_python(framework, asked.pythons),
         environment=ENVIRONMENT,
     )
-    facts = once(job, Limits(_SECONDS, asked.limits.memory))
+    facts = once(job, Limits(_SECONDS, max(asked.limits.memory, Limits().memory)))
     return Opened(
         name=name,
         framework=framework,

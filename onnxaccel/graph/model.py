@@ -21,6 +21,7 @@ from onnxaccel import bounds
 from onnxaccel.errors import ModelError, OutputError
 from onnxaccel.files import atomic_folder, scratch_folder
 from onnxaccel.graph.proto_file import write_proto
+from onnxaccel.graph.session import SessionSettings as SessionSettings
 from onnxaccel.graph.shapes import Loops, keep_ranks
 from onnxaccel.graph.tensor_data import check_tensors
 from onnxaccel.records import Malformed, record_of
@@ -90,27 +91,6 @@ class Preprocessing:
     resize: tuple[int, int] | None = None
     crop: int | None = None
     mirror: bool = False
-
-
-@dataclass
-class SessionSettings:
-    """How an onnxruntime session runs a model best, as `onnxaccel optimize` measured it.
-
-    Attributes:
-        provider: The execution provider, or None for any.
-        options: onnxruntime's options for it.
-        threads: Threads within an operator; 0 leaves it to onnxruntime.
-        spinning: Threads without work wait in a loop (faster, and busy) instead of sleeping.
-        graph_optimization: "off", "basic", "extended" or "all".
-        batch_size: Samples per batch at which throughput was highest, or None.
-    """
-
-    provider: str | None = None
-    options: dict[str, str] = field(default_factory=dict)
-    threads: int = 0
-    spinning: bool = True
-    graph_optimization: str = "all"
-    batch_size: int | None = None
 
 
 @dataclass

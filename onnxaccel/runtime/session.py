@@ -7,16 +7,19 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import onnxruntime as ort
 
 from onnxaccel.errors import ModelError, ProviderError
 from onnxaccel.files import scratch_folder
-from onnxaccel.graph.model import LARGE, Model, SessionSettings
+from onnxaccel.graph.session import SessionSettings
 from onnxaccel.runtime.providers import Provider, missing, resolve
 from onnxaccel.runtime.providers.options import TRIED
+
+if TYPE_CHECKING:
+    from onnxaccel.graph.model import Model
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -150,6 +153,8 @@ def _create(model: Model | Path, options: ort.SessionOptions, provider: Provider
         "disabled_optimizers": ["EliminateDropout"],
         "enable_fallback": 0,  # else a provider that fails is replaced by the CPU, with a line on stdout
     }
+    if not isinstance(model, Path):
+        from onnxaccel.graph.model import LARGE
     try:
         if isinstance(model, Path):
             session = ort.InferenceSession(model, options, **settings)

@@ -13,7 +13,7 @@ def candidate(setup: Mapping[str, Any]) -> tuple[dict[str, Callable[[], object]]
     """See `onnxaccel.compare.native.common`; "model" is the file, "settings" how it runs."""
     import onnxruntime
 
-    from onnxaccel.graph.model import SessionSettings
+    from onnxaccel.graph.session import SessionSettings
     from onnxaccel.runtime.providers import resolve
     from onnxaccel.runtime.session import Session
 

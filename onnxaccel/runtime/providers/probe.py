@@ -8,9 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper
 
 if TYPE_CHECKING:
     from onnxaccel.runtime.providers import Provider
@@ -33,6 +31,9 @@ _CAUSES = {
 
 def probe(provider: Provider) -> str | None:
     """Run a Relu on ``provider``; gives what went wrong, or None."""
+    import onnx
+    from onnx import TensorProto, helper
+
     value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", value[:1], value[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
