@@ -62,7 +62,10 @@ def compare(
     ] = None,
     optimize: Annotated[bool, typer.Option(help="Look for a faster variant of the converted model.")] = True,
     max_error: Annotated[float, typer.Option(help="Its budget of accuracy, or of error.", min=0)] = 0.01,
-    html: Annotated[Path | None, typer.Option(help="Write the report to this HTML file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report to this one file, with charts.")] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Write the scalars for TensorBoard to this folder.")
+    ] = None,
     python: Annotated[
         list[str] | None,
         typer.Option(metavar="FRAMEWORK=PATH", help="The Python that a framework lives in; repeatable."),
@@ -86,6 +89,7 @@ def compare(
     """Compare models in their own frameworks with onnxaccel, and say which to choose."""
     from onnxaccel.compare.document import document
     from onnxaccel.compare.frame import compare as run
+    from onnxaccel.report import tensorboard as scalars
     from onnxaccel.report.comparison import show
     from onnxaccel.report.html import write
     from onnxaccel.runtime.measure import Limits
@@ -119,13 +123,15 @@ def compare(
         limits=Limits(time_limit, memory_limit * 2**20),
         progress=say,
     )
-    if html is not None:
-        write(found, html)
-        say(f"the report is in {html}")
     if json_:
         print_json(document(found))
     else:
         show(found)
+    if html is not None:
+        write(found, html)
+        say(f"written to {html}")
+    if tensorboard is not None:
+        scalars.write(found, tensorboard)
     if not all(entry.answered for entry in found.sources):
         raise typer.Exit(1)
 

@@ -51,6 +51,7 @@ def run(setup: Mapping[str, Any]) -> tuple[None, dict[str, Any]]:
         "trainable": str(trained) if trained.is_file() else None,
         "not_trainable": obstacle,
         "inputs": model.input_names(),
+        "dtypes": [value.dtype.numpy().name for value in model.inputs if value.dtype is not None],
         "outputs": model.output_names(),
         "input_shape": dims,
         "planar": planar,

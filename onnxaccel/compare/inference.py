@@ -132,7 +132,7 @@ def _write_inputs(model: Opened, first: Opened, arrays: Outputs, plan: Plan) -> 
     for index, array in enumerate(arrays):
         if array.ndim == 4 and model.planar != first.planar:
             array = array.transpose((0, 3, 1, 2) if model.planar else (0, 2, 3, 1))
-        np.save(inputs_of(model, plan, index), np.ascontiguousarray(array))
+        np.save(inputs_of(model, plan, index), np.ascontiguousarray(array, model.dtypes[index]))
 
 
 def _optimized(

@@ -78,6 +78,7 @@ class Opened:
         files: Its files; of a reference model those that `onnxaccel.models.export` wrote.
         onnx: The converted model in inference form.
         inputs: Names of its inputs, in order.
+        dtypes: Their element types, by numpy's names.
         outputs: Names of its outputs, in order.
         trainable: The converted model in trainable form, or None.
         not_trainable: Why there is no trainable form although it was asked for, or None.
@@ -100,6 +101,7 @@ class Opened:
     files: tuple[str, ...]
     onnx: Path
     inputs: tuple[str, ...]
+    dtypes: tuple[str, ...]
     outputs: tuple[str, ...]
     trainable: Path | None
     not_trainable: str | None
@@ -167,24 +169,26 @@ def reference_jobs(name: str, asked: Asked) -> list[dict[str, Any]]:
     from onnxaccel import models
 
     reference = name.removeprefix(REFERENCE)
-    shape, classes = models.input_shape(reference), 10
+    inputs, classes = models.inputs(reference), 10
+    shape = inputs.shape
     if asked.data is not None:
-        shape, classes = _fitted(shape, asked.data)
+        shape, classes = _fitted(shape, inputs.kind == "image", asked.data)
     return [
         {"framework": framework, "reference": reference, "shape": list(shape), "classes": classes}
         for framework in ("pytorch", "tensorflow", "caffe")
+        if framework in models.frameworks(reference)
     ]
 
 
-def _fitted(shape: tuple[int, ...], data: Data) -> tuple[tuple[int, ...], int]:
+def _fitted(shape: tuple[int, ...], image: bool, data: Data) -> tuple[tuple[int, ...], int]:
     """The shape of a sample and the number of classes that ``data`` has; images are resized to ``shape``."""
     dataset = as_dataset(data)
-    size = (shape[1], shape[2]) if len(shape) == 3 else None
+    size = (shape[1], shape[2]) if image else None
     sample = dataset.take(np.zeros(1, np.int64), size)[0].shape[1:]
-    if len(shape) == 3 and len(sample) == 3:
-        shape = (sample[2], *sample[:2]) if sample[2] in (1, 3) else sample
-    elif len(shape) == 1:
+    if not image:
         shape = (math.prod(sample),)
+    elif len(sample) == 3:
+        shape = (sample[2], *sample[:2]) if sample[2] in (1, 3) else sample
     if label_kind(data) != "cross_entropy":
         return shape, 10
     if dataset.classes is not None:
@@ -246,6 +250,7 @@ def _opened(name: str, asked: Asked, setup: Mapping[str, Any], folder: Path) -> 
         files=tuple(facts["files"]),
         onnx=Path(facts["onnx"]),
         inputs=tuple(facts["inputs"]),
+        dtypes=tuple(facts["dtypes"]),
         outputs=tuple(facts["outputs"]),
         trainable=Path(facts["trainable"]) if facts["trainable"] else None,
         not_trainable=facts["not_trainable"],
