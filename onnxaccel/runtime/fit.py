@@ -117,7 +117,7 @@ class Fit:
         progress.partial = sums
         before = time.perf_counter()
         with loader.starting_at(progress.batch) as remaining:
-            for feed, target in interruption.between(remaining):
+            for feed, target in interruption.between(learner.ahead(remaining)):
                 moment = Moment(progress.steps, progress.epoch, results)
                 lr = self.schedule.rate(learner.optimizer.lr, moment)
                 last = progress.batch + 1 == len(loader)

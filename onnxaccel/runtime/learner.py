@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from onnxaccel.runtime.engines import Engine
 from onnxaccel.runtime.evaluator import Evaluation, Evaluator
 from onnxaccel.runtime.interrupt import Interruption
 from onnxaccel.runtime.providers import Provider
+from onnxaccel.runtime.upload import Batch
 
 State = dict[str, npt.NDArray[Any]]
 
@@ -64,6 +65,10 @@ class Learner:
     best: State | None = None
     pending: int = 0
     _evaluators: dict[tuple[str, ...], Evaluator] = field(default_factory=dict)
+
+    def ahead(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """The batches, each uploaded while the one before is trained on, where the device is not the CPU."""
+        return self.engine.ahead(batches, lambda y: checked(y, self.loss, self.engine.step.classes))
 
     def advance(
         self,

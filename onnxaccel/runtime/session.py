@@ -42,6 +42,8 @@ class Session:
         threads: Threads within an operator; 0: what ``settings`` say.
         settings: How to run; None: as the model's metadata say, where `optimize` recorded it.
         profile: Folder that onnxruntime writes its profile into; `raw.end_profiling()` ends it.
+        capture: Replay runs as CUDA graphs; for callers that bind inputs and outputs to buffers that stay
+            where they are, with a run option "gpu_graph_id" for each set of them.
 
     Attributes:
         raw: The onnxruntime session.
@@ -60,6 +62,7 @@ class Session:
         threads: int = 0,
         settings: SessionSettings | None = None,
         profile: Path | None = None,
+        capture: bool = False,
     ) -> None:
         recorded = None if isinstance(model, Path) else model.metadata.session
         settings = settings or recorded or SessionSettings()

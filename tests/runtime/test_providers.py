@@ -112,6 +112,25 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert Path(defaults("tensorrt", "v")["trt_timing_cache_path"]).is_relative_to(Path.home() / ".cache")
 
 
+def test_cuda_graphs_are_for_those_whose_buffers_stay() -> None:
+    """On by default for training steps, off in all other sessions, whatever the options say."""
+    plain = providers.Provider("cuda", {"cuda": {"use_tf32": "0"}, "cpu": {}})
+    off = providers.Provider("cuda", {"cuda": {"enable_cuda_graph": "0"}, "cpu": {}})
+    assert plain.captures and not off.captures
+    assert plain.capturing(True).options["cuda"] == {"use_tf32": "0", "enable_cuda_graph": "1"}
+    assert plain.capturing(True).capturing(False).options["cuda"]["enable_cuda_graph"] == "0"
+    chain = {"tensorrt": {"trt_cuda_graph_enable": "1"}, "cuda": {}, "cpu": {}}
+    tensorrt = providers.Provider("tensorrt", chain)
+    assert not tensorrt.captures
+    assert tensorrt.capturing(False).options == {
+        "tensorrt": {"trt_cuda_graph_enable": "0"},
+        "cuda": {"enable_cuda_graph": "0"},
+        "cpu": {},
+    }
+    cpu = providers.resolve("cpu")
+    assert not cpu.captures and cpu.capturing(True) is cpu
+
+
 def test_what_is_missing_is_named_with_the_line_that_installs_it() -> None:
     assert providers.missing("cpu") is None
     assert providers.resolve("auto").name in ("cuda", "cpu")

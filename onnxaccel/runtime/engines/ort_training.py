@@ -7,7 +7,7 @@ What it would differentiate wrongly, or cannot carry from step to step, is refus
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from onnxaccel.graph.optimizers import SGD, AdamW, Optimizer
 from onnxaccel.graph.parameters import trainable
 from onnxaccel.graph.training import TrainingStep, evaluation_step
 from onnxaccel.runtime.session import short
+from onnxaccel.runtime.upload import Batch
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -103,6 +104,10 @@ class OrtTrainingStepper:
         self._optimizer.step()
         self._module.lazy_reset_grad()
         return float(value), float("nan")
+
+    def ahead(self, batches: Iterable[Batch], check: object) -> Iterable[Batch]:
+        """The batches as they are."""
+        return batches
 
     def counted(self, samples: int) -> int:
         """How many samples the last step saw; all of them are this process's."""

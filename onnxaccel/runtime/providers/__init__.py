@@ -11,7 +11,7 @@ import functools
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnxruntime as ort
 
@@ -70,6 +70,19 @@ class Provider:
     def trains(self) -> bool:
         """Whether training steps run on it; OpenVINO computed other gradients than the CPU when compared."""
         return self.name not in ("openvino", "tensorrt-rtx")
+
+    @property
+    def captures(self) -> bool:
+        """Whether steps whose buffers stay in place are captured as CUDA graphs."""
+        return self.name == "cuda" and self.options.get("cuda", {}).get("enable_cuda_graph", "1") == "1"
+
+    def capturing(self, on: bool) -> Provider:
+        """The provider with CUDA graphs on or off; off for whoever brings new buffers to each run."""
+        if self.device == "cpu":
+            return self
+        graphs = {"cuda": {"enable_cuda_graph": str(int(on))}, "tensorrt": {"trt_cuda_graph_enable": "0"}}
+        options = {name: own | graphs.get(name, {}) for name, own in self.options.items()}
+        return replace(self, options=options)
 
     @property
     def ort_name(self) -> str:
