@@ -79,7 +79,7 @@ def compare(
     inputs: Annotated[str, typer.Option(help="Tensors to cut a TensorFlow graph at: N,N.")] = "",
     outputs: Annotated[str, typer.Option(help="Tensors to end it at: N,N.")] = "",
     trust_pickle: Annotated[bool, typer.Option(help="Unpickle: runs code from the file.")] = False,
-    time_limit: Annotated[float, typer.Option(help="Seconds that a candidate may hang.", min=1)] = 120,
+    time_limit: Annotated[float, typer.Option(help="Seconds that a candidate may hang.", min=1)] = 300,
     memory_limit: Annotated[int, typer.Option(help="MiB that a candidate may hold.", min=64)] = 8192,
     mean: Mean = None,
     scale: Scale = None,

@@ -30,13 +30,13 @@ _MODULE = (("PyTorch eager", "eager"), ("PyTorch compile", "compile"))
 _WAYS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "keras": _KERAS,
     "keras-h5": _KERAS,
-    "saved-model": (("TensorFlow SavedModel", "function"), ("TensorFlow XLA", "xla")),
+    "saved-model": (("TensorFlow function", "function"), ("TensorFlow XLA", "xla")),
     "frozen-graph": (("TensorFlow graph", "function"), ("TensorFlow XLA", "xla")),
     "checkpoint": (("TensorFlow session", "session"),),
     "tflite": (("TensorFlow Lite", "lite"),),
     "state-dict": _MODULE,
     "safetensors": _MODULE,
-    "exported-program": (("PyTorch exported program", "eager"), ("PyTorch compile", "compile")),
+    "exported-program": _MODULE,
     "torchscript": (("PyTorch TorchScript", "torchscript"),),
     "onnx": (),
 }
@@ -225,6 +225,7 @@ def _way(
     }
     count = str(plan.threads)
     variables = {
+        "TORCHINDUCTOR_CACHE_DIR": str(results.parent),  # the first run compiles, as a user's does
         **{f"{library}_NUM_THREADS": count for library in ("OMP", "OPENBLAS", "MKL")},
         **(
             {}

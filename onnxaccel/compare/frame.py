@@ -40,6 +40,9 @@ from onnxaccel.version import __version__
 FRAMEWORKS = ("tensorflow", "pytorch", "caffe", "opencv")
 """What ``pythons`` may name."""
 
+PATIENT = Limits(300.0)
+"""What a candidate may take unless given: a compiler may work for minutes on its first run."""
+
 _TITLES = {"tensorflow": "TensorFlow", "pytorch": "PyTorch", "caffe": "Caffe"}
 
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "keras")
@@ -71,7 +74,7 @@ def compare(
     trust_pickle: bool = False,
     preprocessing: Mapping[str, Any] | None = None,
     pythons: Mapping[str, str] | None = None,
-    limits: Limits = Limits(),  # noqa: B008  frozen
+    limits: Limits = PATIENT,
     patience: int = 4,
     gap: float = GAP,
     progress: Callable[[str], None] = lambda line: None,

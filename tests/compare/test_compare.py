@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 
 import onnxaccel as oa
 from onnxaccel import models
+from onnxaccel.compare import results
 from onnxaccel.compare.candidates import matches
 from onnxaccel.compare.document import document
 from onnxaccel.compare.results import Candidate, Comparison, Source
@@ -184,6 +187,16 @@ def test_code_that_kills_its_process_is_a_reason(tmp_path: Path, monkeypatch: py
     assert not opened and source.failure == "crashed (SIGABRT)" and source.framework == "pytorch"
 
 
+def test_the_page_names_every_field() -> None:
+    text = (Path(__file__).parents[2] / "docs/comparison.md").read_text()
+    named = {
+        frozenset(re.findall(r"`(\w+)`", row.split("|")[2])) for row in text.splitlines() if row[:1] == "|"
+    }
+    for kind in vars(results).values():
+        if dataclasses.is_dataclass(kind):
+            assert frozenset(field.name for field in dataclasses.fields(kind)) in named, kind
+
+
 def test_patterns_choose_candidates() -> None:
     assert matches("PyTorch eager", []) and matches("PyTorch eager", ["Caffe", "PyTorch *"])
     assert not matches("PyTorch eager", ["Caffe", "onnxaccel*"])
@@ -222,7 +235,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {},
         ["TensorFlow Keras", "TensorFlow function", "TensorFlow XLA"],
     ),
-    "SavedModel": ("tensorflow/tiny_kws/saved_model", {}, ["TensorFlow SavedModel", "TensorFlow XLA"]),
+    "SavedModel": ("tensorflow/tiny_kws/saved_model", {}, ["TensorFlow function", "TensorFlow XLA"]),
     "frozen graph": (
         "tensorflow/kws_dnn_s/model.pb",
         {"inputs": ["Mfcc:0"]},
@@ -234,7 +247,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "exported program": (
         "pytorch/digit_cnn/model.pt2",
         {},
-        ["PyTorch exported program", "PyTorch compile"],
+        ["PyTorch eager", "PyTorch compile"],
     ),
     "state dict": (
         "pytorch/cifar_resnet20/weights.th",
