@@ -111,7 +111,7 @@ def native(model: Opened, plan: Plan) -> list[Way]:
     cut = [*model.asked.inputs, *model.asked.outputs] and model.format not in ("frozen-graph", "checkpoint")
     ways = []
     for device in plan.devices:
-        for name, mode in _ways(model):
+        for name, mode in ways_of(model):
             if device != "cpu":
                 if mode in ("lite", "session"):
                     continue
@@ -153,7 +153,8 @@ def matches(name: str, only: Sequence[str]) -> bool:
     return not only or any(fnmatch.fnmatchcase(name, pattern) for pattern in only)
 
 
-def _ways(model: Opened) -> tuple[tuple[str, str], ...]:
+def ways_of(model: Opened) -> tuple[tuple[str, str], ...]:
+    """Names and modes of the candidates in TensorFlow or PyTorch."""
     return _MODULE if model.reference and model.framework == "pytorch" else _WAYS[model.format]
 
 

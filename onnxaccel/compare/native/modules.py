@@ -16,8 +16,12 @@ from onnxaccel.converters.pytorch import archive, factory
 
 def candidate(setup: Mapping[str, Any]) -> tuple[dict[str, Callable[[], object]], dict[str, Any]]:
     """See `onnxaccel.compare.native.common`; "reference" or "factory" say what to build."""
-    module = _reference(setup) if setup["reference"] else _from_weights(setup)
-    return serve(module.eval().to(setup["device"]), setup)
+    return serve(build(setup).eval().to(setup["device"]), setup)
+
+
+def build(setup: Mapping[str, Any]) -> Any:
+    """The module that "reference", or "factory" and "files", say."""
+    return _reference(setup) if setup["reference"] else _from_weights(setup)
 
 
 def _reference(setup: Mapping[str, Any]) -> Any:

@@ -7,6 +7,7 @@ which gives its loss curve and its accuracy at the end; then the sides take turn
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxaccel.compare.candidates import matches
+from onnxaccel.compare.candidates import matches, ways_of
 from onnxaccel.compare.results import Candidate, Settings, Training
 from onnxaccel.compare.training import batches, jobs
 from onnxaccel.compare.training.plan import Plan
@@ -27,18 +28,12 @@ from onnxaccel.runtime.measure import GAP, Job, Limits, Result, measure, reason
 if TYPE_CHECKING:
     from onnxaccel.compare.sources import Opened
 
-NATIVE = {
-    "pytorch": (("PyTorch eager", "eager"), ("PyTorch compile", "compile")),
-    "tensorflow": (("TensorFlow function", "function"), ("TensorFlow XLA", "xla")),
-    "caffe": (("Caffe", "caffe"),),
-}
-"""Name and mode of each framework's own ways to train; Keras's fit runs its step as a tf.function."""
-
 LIMITS = Limits(600.0)
 """What a side may take unless given: its time covers the whole of its loss curve."""
 
 _NOTES = {
-    "dropout": "the model has Dropout: each side draws its own masks, so that the loss curves differ",
+    "dropout": "the model has Dropout: each side draws masks of its own, and the loss curves differ; without "
+    "(dropout=false) they show whether all sides compute the same",
     "adam": "adam's eps: Keras and Caffe add it before the correction of the moments' bias, torch and "
     "onnxaccel after it; of a Caffe network onnxaccel trains by Caffe's formula",
 }
@@ -91,7 +86,7 @@ def train(
     Raises:
         TrainingError: The settings are no such settings, or out of range.
     """
-    chosen = [side for side in _sides(models, providers) if matches(side[0], only)]
+    chosen = [side for side in _sides(models, providers) if matches(side[0].name, only)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         try:
@@ -100,15 +95,18 @@ def train(
             graph = Model.load(models[0].trainable or models[0].onnx)
             shared = batches.write(graph, plan, data, validation, settings.seed, folder)
         except (DataError, ModelError) as error:
-            return Trained([_candidate(side, Training(failure=str(error))) for side in chosen])
-        common = jobs.Common(plan, shared, settings.threads, settings.seed, folder)
+            for candidate, _ in chosen:
+                candidate.training = Training(failure=str(error))
+            return Trained([candidate for candidate, _ in chosen])
+        common = jobs.Common(plan, shared, settings.threads, folder)
         running: dict[str, Job] = {}
         failed: dict[str, str] = {}
-        for name, model, mode in chosen:
+        for candidate, model in chosen:
+            start = jobs.onnx if candidate.framework == "onnxaccel" else jobs.native
             try:
-                running[name] = (jobs.native if name in _NAMES else jobs.onnx)(model, mode, common)
+                running[candidate.name] = start(model, candidate.mode, common)
             except AccelError as error:
-                failed[name] = str(error)
+                failed[candidate.name] = str(error)
         results = measure(
             running,
             rounds=settings.rounds,
@@ -118,33 +116,25 @@ def train(
             patience=patience,
             progress=progress,
         )
-    candidates = []
-    for side in chosen:
-        found = results.get(side[0])
-        training = Training(failure=failed[side[0]]) if found is None else _training(found)
-        if side[0] not in _NAMES:
-            training.command = _command(side[1], side[2], plan, data, validation)
-        candidates.append(_candidate(side, training))
+    for candidate, model in chosen:
+        found = results.get(candidate.name)
+        candidate.training = _training(found) if found else Training(failure=failed[candidate.name])
+        if candidate.framework == "onnxaccel":
+            candidate.training.command = _command(model, candidate.mode, plan, data, validation)
+    candidates = [candidate for candidate, _ in chosen]
     notes = _warnings(results, plan, shared)
     return Trained(candidates, _compare(candidates, shared.per_epoch), plan.shared(), notes)
 
 
-_NAMES = {name for pairs in NATIVE.values() for name, _ in pairs}
-
-_Side = tuple[str, "Opened", str]
-"""A candidate's name, its model and its mode."""
-
-
-def _sides(models: Sequence[Opened], providers: Sequence[str]) -> list[_Side]:
+def _sides(models: Sequence[Opened], providers: Sequence[str]) -> list[tuple[Candidate, Opened]]:
     """All ways to train: the frameworks' own, then onnxaccel's on the first trainable graph."""
-    native = [(name, model, mode) for model in models for name, mode in NATIVE.get(model.framework, ())]
+    sides = []
+    for model in models:
+        ways = (("Caffe", "caffe"),) if model.framework == "caffe" else ways_of(model)
+        # Keras's fit runs its step as a tf.function: there is no plain way beside it
+        sides += [(Candidate(name, model.framework, mode), model) for name, mode in ways if mode != "keras"]
     ours = next((model for model in models if model.trainable is not None), models[0])
-    return [*native, *((f"onnxaccel {provider}", ours, provider) for provider in providers)]
-
-
-def _candidate(side: _Side, training: Training) -> Candidate:
-    name, model, mode = side
-    return Candidate(name, model.framework if name in _NAMES else "onnxaccel", mode, training=training)
+    return [*sides, *((Candidate(f"onnxaccel {name}", "onnxaccel", name), ours) for name in providers)]
 
 
 def _training(result: Result) -> Training:
@@ -192,7 +182,8 @@ def _command(model: Opened, provider: str, plan: Plan, data: Source, validation:
     """The commands that convert the source and train it so with onnxaccel."""
     if model.trainable is None or not isinstance(data, str):
         return None
-    first = [f"{model.convert} --trainable"] if model.convert else []
-    held_out = f" --val '{validation}'" if isinstance(validation, str) else ""
-    train = f"onnxaccel train {model.target} --data '{data}'{held_out} {plan.options()} --ep {provider}"
-    return " && ".join([*first, f"{train} -o trained.onnx"])
+    convert = [f"{model.convert} --trainable"] if model.convert else []
+    target, spec = shlex.quote(model.target), shlex.quote(data)
+    held_out = f" --val {shlex.quote(validation)}" if isinstance(validation, str) else ""
+    train = f"onnxaccel train {target} --data {spec}{held_out} {plan.options()} --ep {provider}"
+    return " && ".join([*convert, f"{train} -o trained.onnx"])

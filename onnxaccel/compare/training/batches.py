@@ -71,7 +71,7 @@ def write(
         with epoch(number).starting_at(0) as rest:
             for step, batch in enumerate(itertools.islice(rest, per_epoch), number * per_epoch):
                 x[step], y[step] = _arrays(batch)
-    held_out = _held_out(model, loss, validation, folder) if validation is not None and plan.classes else None
+    held_out = _held_out(model, loss, validation, folder) if validation is not None and plan.labels else None
     return Shared(
         folder / "x.npy", folder / "y.npy", (first[0].shape, first[1].shape), per_epoch, held_out, notes
     )
@@ -80,7 +80,7 @@ def write(
 def class_axis(model: Model, plan: Plan) -> dict[str, int]:
     """The loss's axis of the classes where it is not torch's: TensorFlow has those of positions last."""
     dims = dims_of(model.outputs[0]) or []
-    last = plan.classes and len(dims) > 2 and model.metadata.framework == "tensorflow"
+    last = plan.labels and len(dims) > 2 and model.metadata.framework == "tensorflow"
     return {"axis": -1} if last else {}
 
 

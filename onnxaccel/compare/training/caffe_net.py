@@ -7,6 +7,7 @@ from typing import Any
 
 from google.protobuf import text_format
 
+from onnxaccel.compare.training.plan import Plan
 from onnxaccel.converters.caffe.assemble import DATA
 from onnxaccel.converters.caffe.deploy import append_computed
 from onnxaccel.converters.caffe.layers.head import HEADS
@@ -24,7 +25,7 @@ def write(
     prototxt: Path,
     folder: Path,
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
-    loss: str,
+    plan: Plan,
     solver: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the networks of both phases and their solver.
@@ -33,7 +34,7 @@ def write(
         prototxt: The network, with data layers or without.
         folder: Where to.
         shapes: Shape of a batch and of its targets.
-        loss: The loss; Caffe computes the others with divisors of its own.
+        plan: How all sides train.
         solver: The solver's settings, as `solver_settings` gives them.
 
     Returns:
@@ -43,9 +44,14 @@ def write(
     Raises:
         ConversionError: The network cannot be read, or cannot be trained so.
     """
-    if loss != "cross_entropy":
-        raise ConversionError(f"Caffe has no loss with the divisor of {loss}; compare with cross_entropy")
+    if plan.loss != "cross_entropy":
+        raise ConversionError(
+            f"Caffe has no loss with the divisor of {plan.loss}; compare with cross_entropy"
+        )
     trained = read_net(prototxt, "TRAIN")
+    drops = [layer for layer in trained if layer.type == "Dropout"]
+    for layer in [] if plan.dropout else drops:
+        layer.proto.dropout_param.dropout_ratio = 0.0
     data, scores = _data(trained, prototxt), _scores(trained)
     names = {"data": data, "label": _LABEL, "loss": _LOSS, "scores": scores}
     nets = {}
@@ -63,26 +69,26 @@ def write(
         f'{key}: "{value}"' if isinstance(value, str) else f"{key}: {value}" for key, value in solver.items()
     ]
     file.write_text("\n".join(lines) + "\n")
-    return {"solver": str(file), "net": names, "drops": any(layer.type == "Dropout" for layer in trained)}
+    return {"solver": str(file), "net": names, "drops": bool(drops)}
 
 
-def solver_settings(optimizer: str, settings: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
+def solver_settings(plan: Plan, seed: int) -> dict[str, Any]:
     """What a solver.prototxt says of an optimizer; the rate is constant, so that its SGD is torch's.
 
     Raises:
         ConversionError: Caffe has no such optimizer.
     """
-    kind = _TYPES.get(optimizer)
+    settings, kind = plan.settings, _TYPES.get(plan.optimizer)
     if kind is None:
-        raise ConversionError(f"Caffe has no {optimizer}; compare with sgd or adam")
+        raise ConversionError(f"Caffe has no {plan.optimizer}; compare with sgd or adam")
     common = {
         "base_lr": settings["lr"],
         "lr_policy": "fixed",
-        "max_iter": steps,
+        "max_iter": plan.max_steps,
         "weight_decay": settings["weight_decay"],
         "random_seed": seed,
     }
-    if optimizer == "adam":
+    if plan.optimizer == "adam":
         moments = {"momentum": settings["beta1"], "momentum2": settings["beta2"], "delta": settings["eps"]}
         return common | {"type": kind} | moments
     kind = "Nesterov" if settings["nesterov"] else kind

@@ -56,7 +56,7 @@ def start(setup: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
     Args:
         setup: "side" ("MODULE" or "FILE.py" of the class), "x" and "y" (files of the batches,
-            [steps, N, ...]), "held_out" (files of the validation data, [N, ...], or None), "classes" (whether
+            [steps, N, ...]), "held_out" (files of the validation data, [N, ...], or None), "labels" (whether
             the targets are class labels), and what the class takes.
     """
     began = time.perf_counter()

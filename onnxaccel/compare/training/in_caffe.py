@@ -23,7 +23,7 @@ class Side:
 
         caffe.set_mode_cpu()
         self._names = setup["net"]
-        self.notes = ["dropout"] if setup["drops"] else []
+        self.notes = ["dropout"] if setup["drops"] and setup["dropout"] else []
         self._solver = caffe.get_solver(setup["solver"])
         self._solver.net.copy_from(setup["weights"])
         self._tested = self._solver.test_nets[0]

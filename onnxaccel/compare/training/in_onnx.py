@@ -22,7 +22,9 @@ class Side:
     def __init__(self, setup: dict[str, Any], x: Array, y: Array) -> None:
         model = Model.load(setup["model"])
         self.axis = setup["loss_settings"].get("axis", 1)
-        self.notes = ["dropout"] if any(n.op_type == "Dropout" for n in model.graph.all_nodes()) else []
+        drops = [node.name or "" for node in model.graph.all_nodes() if node.op_type == "Dropout"]
+        self.notes = ["dropout"] if drops and setup["dropout"] else []
+        model.metadata.frozen += [] if setup["dropout"] else drops
         self._trainer = Trainer(
             model,
             loss=losses.create(setup["loss"], setup["loss_settings"]),

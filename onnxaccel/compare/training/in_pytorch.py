@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from onnxaccel.compare.native import modules
 from onnxaccel.compare.training.curve import are_probabilities, in_turns
 from onnxaccel.errors import ConversionError
 
@@ -28,7 +29,7 @@ class Side:
 
         torch.set_num_threads(setup["threads"])
         self.notes: list[str] = []
-        source = _SOURCES.get(setup["format"])
+        source = _Module if setup["reference"] else _SOURCES.get(setup["format"])
         if source is None:
             raise ConversionError(
                 f"a {setup['format']} is not trained: give the module's state dict with --factory, or a .pt2"
@@ -36,16 +37,14 @@ class Side:
         self._source = source(setup)
         torch.manual_seed(setup["seed"])  # of Dropout's masks
         module = self._source.module
-        probabilities = setup["classes"] and are_probabilities(self.scores(x), self.axis)
+        probabilities = setup["labels"] and are_probabilities(self.scores(x), self.axis)
         self._loss = _loss(setup["loss"], probabilities)
         weights = [p for p in module.parameters() if p.requires_grad]
         if not weights:
             raise ConversionError("the module has no parameter that wants a gradient")
         self._optimizer = _optimizer(weights, setup["optimizer"], setup["settings"])
         self._forward = torch.compile(module) if setup["mode"] == "compile" else module
-        kinds = {type(part).__name__ for part in module.modules()}
-        if any("Dropout" in kind for kind in kinds) or self._source.drops:
-            self.notes.append("dropout")
+        self.notes += ["dropout"] if self._source.drops and setup["dropout"] else []
 
     def ready(self, x: Array, y: Array) -> tuple[Any, Any]:
         """The batch as tensors."""
@@ -82,32 +81,16 @@ class Side:
 class _Module:
     """A module that Python code builds: a reference model, or a factory's with a state dict."""
 
-    drops = False
-
     def __init__(self, setup: dict[str, Any]) -> None:
-        if setup["reference"]:
-            from onnxaccel import models
-
-            self.module = models.build(
-                setup["reference"],
-                "pytorch",
-                setup["seed"],
-                tuple(setup["input_shape"]),
-                setup["number_of_classes"],
-            )
-        else:
-            from onnxaccel.converters.pytorch import archive, factory
-
-            path = Path(setup["files"][0])
-            state = archive.read_state(path, setup["format"], setup["trust_pickle"])
-            if isinstance(state, dict):
-                if not setup["factory"]:
-                    raise ConversionError(f"{path}: weights without their network; give --factory")
-                self.module = factory.build(setup["factory"])
-                factory.load_weights(self.module, state, path)
-            else:
-                self.module = state
-        self.module.float().train()
+        self.module = modules.build(setup).train()
+        self.drops = False
+        for part in self.module.modules():
+            for name in ("p", "dropout"):
+                rate = getattr(part, name, None)
+                if isinstance(rate, float) and rate > 0:
+                    self.drops = True
+                    if not setup["dropout"]:
+                        setattr(part, name, 0.0)
 
     def inference(self) -> Any:
         """The module in inference mode, within a with block."""
@@ -129,8 +112,12 @@ class _Program:
         scan_exported_program(path, setup["trust_pickle"])
         self._program = torch.export.load(path)
         set_mode(self._program, training=True)
+        drops = [node for node in self._program.graph.nodes if "dropout" in str(node.target)]
+        self.drops = bool(drops)
+        for node in [] if setup["dropout"] else drops:
+            node.update_arg(1, 0.0)  # its share
+        self._program.graph_module.recompile()
         self.module = self._program.module(check_guards=False)
-        self.drops = any("dropout" in str(node.target) for node in self._program.graph.nodes)
 
     def inference(self) -> Any:
         """The program's inference form with the weights as they are now, within a with block."""

@@ -22,28 +22,27 @@ class Side:
     axis = -1
 
     def __init__(self, setup: dict[str, Any], x: Array, y: Array) -> None:
-        tf = import_tensorflow()
-        import keras
-
-        tf.config.threading.set_intra_op_parallelism_threads(setup["threads"])
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-        keras.utils.set_random_seed(setup["seed"])  # of Dropout's masks
+        quiet_tensorflow(setup)
         self.notes: list[str] = []
         self._model = _model(setup)
         self._planar = x.ndim == 4 and tuple(x.shape[1:]) != tuple(self._model.input_shape[1:])
-        logits = not (setup["classes"] and are_probabilities(self.scores(x), self.axis))
+        logits = not (setup["labels"] and are_probabilities(self.scores(x), self.axis))
         if not self._model.trainable_variables:
             raise ConversionError("the model has no weight that is trained")
+        if any(variable.regularizer is not None for variable in self._model.trainable_variables):
+            self.notes.append(
+                "the Keras model's penalties on its weights are left out: no other side has them"
+            )
+            for variable in self._model.trainable_variables:
+                variable.regularizer = None
+        drops = _dropout(self._model, off=not setup["dropout"])
+        self.notes += ["dropout"] if drops and setup["dropout"] else []
         self._model.compile(
-            _optimizer(setup["optimizer"], setup["settings"]),
-            _loss(setup["loss"], logits),
+            optimizer_of(setup),
+            loss_of(setup["loss"], logits),
             jit_compile=setup["mode"] == "xla",
         )
         self._model.make_train_function()
-        if any("Dropout" in type(layer).__name__ for layer in self._model._flatten_layers()):
-            self.notes.append("dropout")
-        if self._model.losses:
-            self.notes.append("the Keras model adds penalties to its loss, which the other sides do not have")
 
     def ready(self, x: Array, y: Array) -> Any:
         """The batch as tensors, images as [N, H, W, C]."""
@@ -89,8 +88,8 @@ def _model(setup: dict[str, Any]) -> Any:
             setup["reference"],
             "tensorflow",
             setup["seed"],
-            tuple(setup["input_shape"]),
-            setup["number_of_classes"],
+            tuple(setup["shape"]),
+            setup["classes"],
         )
     suffix = {"keras": ".keras", "keras-h5": ".h5"}.get(setup["format"])
     if suffix is None:
@@ -107,7 +106,32 @@ def _model(setup: dict[str, Any]) -> Any:
         return keras.models.load_model(link, compile=False, safe_mode=True)
 
 
-def _loss(name: str, logits: bool) -> Any:
+def _dropout(model: Any, off: bool) -> bool:
+    """Whether there is Dropout, in layers of its own or within others; ``off`` sets its rates to 0."""
+    found = False
+    for layer in model._flatten_layers():
+        for name in ("rate", "dropout", "_dropout", "recurrent_dropout"):
+            rate = getattr(layer, name, None)
+            if isinstance(rate, float) and rate > 0:
+                found = True
+                if off:
+                    setattr(layer, name, 0.0)
+    return found
+
+
+def quiet_tensorflow(setup: dict[str, Any]) -> Any:
+    """TensorFlow with so many threads, and Dropout's masks from the seed."""
+    tf = import_tensorflow()
+    import keras
+
+    tf.config.threading.set_intra_op_parallelism_threads(setup["threads"])
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    keras.utils.set_random_seed(setup["seed"])
+    return tf
+
+
+def loss_of(name: str, logits: bool) -> Any:
+    """Keras's loss of this name; ``logits``: the scores are no probabilities yet."""
     import keras
 
     if name == "cross_entropy":
@@ -117,10 +141,15 @@ def _loss(name: str, logits: bool) -> Any:
     return keras.losses.MeanSquaredError()
 
 
-def _optimizer(name: str, settings: dict[str, Any]) -> Any:
+def optimizer_of(setup: dict[str, Any]) -> Any:
+    """Keras's optimizer by the names of `onnxaccel.compare.training.plan.Plan`.
+
+    Raises:
+        ConversionError: Keras's has another formula.
+    """
     import keras
 
-    given = dict(settings)
+    name, given = setup["optimizer"], dict(setup["settings"])
     given["learning_rate"], decay = given.pop("lr"), given.pop("weight_decay")
     if name == "sgd":
         if decay and given["momentum"]:

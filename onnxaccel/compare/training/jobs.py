@@ -32,14 +32,12 @@ class Common:
         plan: How all sides train.
         shared: The batches.
         threads: Threads of each side.
-        seed: Seed of Dropout's masks, and of a reference model's weights.
         folder: Where files for the sides can be written.
     """
 
     plan: Plan
     shared: Shared
     threads: int
-    seed: int
     folder: Path
 
     def setup(self, side: str, model: Opened, mode: str) -> dict[str, Any]:
@@ -51,17 +49,18 @@ class Common:
             "x": str(shared.x),
             "y": str(shared.y),
             "held_out": [str(path) for path in shared.held_out] if shared.held_out else None,
-            "classes": self.plan.classes,
+            "labels": self.plan.labels,
+            "dropout": self.plan.dropout,
             "loss": self.plan.loss,
             "optimizer": self.plan.optimizer,
             "settings": self.plan.settings,
             "threads": self.threads,
-            "seed": self.seed,
+            "seed": model.asked.seed,
             "format": model.format,
             "files": list(model.files),
             "reference": model.reference,
-            "input_shape": list(model.input_shape),
-            "number_of_classes": model.classes,
+            "shape": list(model.input_shape),
+            "classes": model.classes,
             "factory": model.asked.factory,
             "trust_pickle": model.asked.trust_pickle,
         }
@@ -92,7 +91,7 @@ def onnx(model: Opened, provider: str, common: Common) -> Job:
     setup |= {
         "model": str(model.trainable),
         "loss_settings": class_axis(Model.load(model.trainable), common.plan),
-        "solver": _solver(common) if model.framework == "caffe" else None,
+        "solver": _solver(model, common) if model.framework == "caffe" else None,
     }
     return common.job(setup, ENVIRONMENT)
 
@@ -104,6 +103,8 @@ def native(model: Opened, mode: str, common: Common) -> Job:
         MissingDependency: The framework is not here.
         ConversionError: It cannot train the source, or not by this plan.
     """
+    if model.asked.inputs or model.asked.outputs:
+        raise ConversionError("it trains whole, and --inputs or --outputs cut the converted model")
     return _NATIVE[model.framework](model, mode, common)
 
 
@@ -118,7 +119,8 @@ def _pytorch(model: Opened, mode: str, common: Common) -> Job:
 
 
 def _tensorflow(model: Opened, mode: str, common: Common) -> Job:
-    return _in_python("tensorflow", "tensorflow", f"{_MODULES}.in_tensorflow", model, mode, common, {})
+    side = "in_savedmodel" if model.format == "saved-model" else "in_tensorflow"
+    return _in_python("tensorflow", "tensorflow", f"{_MODULES}.{side}", model, mode, common, {})
 
 
 def _in_python(
@@ -148,7 +150,7 @@ def _caffe(model: Opened, mode: str, common: Common) -> Job:
     folder = common.folder / "caffe"
     folder.mkdir(exist_ok=True)
     written = caffe_net.write(
-        Path(model.files[0]), folder, common.shared.shapes, common.plan.loss, _solver(common)
+        Path(model.files[0]), folder, common.shared.shapes, common.plan, _solver(model, common)
     )
     setup = common.setup(str(_HERE / "in_caffe.py"), model, mode) | written
     setup["weights"] = model.files[1]
@@ -156,9 +158,8 @@ def _caffe(model: Opened, mode: str, common: Common) -> Job:
     return common.job(setup, environment, python)
 
 
-def _solver(common: Common) -> dict[str, Any]:
-    plan = common.plan
-    return caffe_net.solver_settings(plan.optimizer, plan.settings, plan.max_steps, common.seed)
+def _solver(model: Opened, common: Common) -> dict[str, Any]:
+    return caffe_net.solver_settings(common.plan, model.asked.seed)
 
 
 _NATIVE: dict[str, Callable[[Opened, str, Common], Job]] = {

@@ -36,6 +36,8 @@ class Plan(Settings):
         eps: What keeps adam's division finite. Keras and Caffe add it before the correction of the moments'
             bias, torch after it.
         weight_decay: Added to the gradient; in adamw taken off the weights.
+        dropout: Whether Dropout drops. Each side draws masks of its own; without them the loss curves of all
+            sides are the same but for rounding.
         loss: "cross_entropy", "mse" or "bce_with_logits"; "": what fits the data's targets.
         batch_size: Samples per batch; all batches are full, what is left of an epoch is left out.
         epochs: Passes over the data.
@@ -50,6 +52,7 @@ class Plan(Settings):
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
+    dropout: bool = True
     loss: str = ""
     batch_size: int = 64
     epochs: int = 3
@@ -98,7 +101,7 @@ class Plan(Settings):
         return {name: getattr(self, name) for name in _SETTINGS[self.optimizer]}
 
     @property
-    def classes(self) -> bool:
+    def labels(self) -> bool:
         """Whether the targets are class labels."""
         return self.loss == "cross_entropy"
 
@@ -107,6 +110,7 @@ class Plan(Settings):
         return {
             "optimizer": self.optimizer,
             **self.settings,
+            "dropout": self.dropout,
             "loss": self.loss,
             "batch_size": self.batch_size,
             "epochs": self.epochs,
