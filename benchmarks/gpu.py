@@ -8,7 +8,8 @@
 2. Four networks trained for some steps on the provider and on the CPU: the largest difference of the loss.
 3. For both: the nodes that fall back to the CPU.
 4. Steps per second and memory of training, and runs per second of inference at batch 1 and 32, beside torch
-   eager and torch.compile in the same precision; each candidate in its own process, taking turns.
+   eager and torch.compile in the same precision, with and without CUDA graphs; each candidate in its own
+   process, taking turns. Training in float32, TF32 and bfloat16, inference in float32, TF32 and float16.
 
 torch is imported before onnxruntime, whose CUDA libraries it brings. ``--ep cpu --small`` runs all of it
 anywhere, quickly.
@@ -27,12 +28,15 @@ from typing import Any
 import numpy as np
 import torch
 
+import onnxruntime as ort  # isort: skip  after torch, whose CUDA libraries it takes
+
 from onnxaccel import Trainer, optimizers
 from onnxaccel.graph.feeds import relative_error
 from onnxaccel.graph.model import Model, SessionSettings
 from onnxaccel.runtime.measure import Job, Limits, measure
-from onnxaccel.runtime.providers import resolve
+from onnxaccel.runtime.providers import Provider, resolve
 from onnxaccel.runtime.session import Session
+from onnxaccel.runtime.upload import Uploads
 
 RATE = 0.01
 TOLERANCE = 1e-3
@@ -111,6 +115,7 @@ def batch_of(name: str, size: int | None = None, seed: int = 0) -> tuple[Any, An
 def prepare(folder: Path, small: bool) -> None:
     """Write the networks and the gradient graphs of the rules' table into ``folder``."""
     import onnxaccel as oa
+    from onnxaccel.runtime.optimize.variants import fp16
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from tests.graph.gradcheck import one_node
@@ -119,7 +124,8 @@ def prepare(folder: Path, small: bool) -> None:
     for name in ["mlp"] if small else list(SHAPES):
         x = torch.from_numpy(batch_of(name, 2)[0])
         oa.convert(module(name), x, trainable=True).save(folder / f"{name}.onnx")
-        oa.convert(module(name).eval(), x).save(folder / f"{name}.inference.onnx")
+        inference = oa.convert(module(name).eval(), x).save(folder / f"{name}.inference.onnx")
+        fp16(inference, folder / f"{name}.inference.fp16.onnx", inference)
     for number, (op, inputs, attributes) in enumerate(CASES[:: 40 if small else 1]):
         single = [x if x is None or x.dtype.kind != "f" else x.astype(np.float32) for x in inputs]
         proto, feed = one_node(op, single, **attributes)
@@ -198,7 +204,7 @@ def candidate(setup: dict[str, Any]) -> tuple[Callable[[], object], dict[str, An
     gpu = ep != "cpu"
     before = torch.cuda.mem_get_info()[0] if gpu else 0
     x, y = batch_of(name, size)
-    make = _onnxaccel if setup["side"] == "onnxaccel" else _torch
+    make = _torch if setup["side"].startswith("torch") else _onnxaccel
     step = make(setup, x, y)
     for _ in range(5):
         step()
@@ -207,14 +213,48 @@ def candidate(setup: dict[str, Any]) -> tuple[Callable[[], object], dict[str, An
 
 
 def _onnxaccel(setup: dict[str, Any], x: Any, y: Any) -> Callable[[], object]:
-    folder, name, ep = Path(setup["folder"]), setup["model"], setup["ep"]
-    provider = resolve(ep, {"use_tf32": "1"} if setup["precision"] == "tf32" else {})
-    if setup["training"]:
-        trainer = Trainer(folder / f"{name}.onnx", optimizer=optimizers.SGD(RATE), ep=provider, metrics=False)
-        return lambda: trainer.step(x, y)
-    session = Session(folder / f"{name}.inference.onnx", provider, settings=SessionSettings())
-    feed = {session.input_names[0]: x}
-    return lambda: session.run(feed)
+    folder, name, precision = Path(setup["folder"]), setup["model"], setup["precision"]
+    graphs = setup["side"] == "onnxaccel"
+    options = {"use_tf32": str(int(precision != "fp32"))} | ({} if graphs else {"enable_cuda_graph": "0"})
+    provider = resolve(setup["ep"], options if setup["ep"] == "cuda" else {})
+    if not setup["training"]:
+        suffix = "inference.fp16" if precision == "fp16" else "inference"
+        return _inference(folder / f"{name}.{suffix}.onnx", provider, x, graphs)
+    trainer = Trainer(
+        folder / f"{name}.onnx",
+        optimizer=optimizers.SGD(RATE),
+        ep=provider,
+        metrics=False,
+        precision="bf16" if precision == "bf16" else "fp32",
+    )
+    return lambda: trainer.step(x, y)
+
+
+def _inference(path: Path, provider: Provider, x: Any, graphs: bool) -> Callable[[], object]:
+    """Runs from and to the host, by way of buffers that stay, which a CUDA graph needs."""
+    plain = Session(path, provider, settings=SessionSettings())
+    (name,) = plain.input_names
+    if not graphs:
+        return lambda: plain.run({name: x})
+    shapes = plain.run({name: x})
+    session = Session(path, provider, settings=SessionSettings(), capture=True)
+    uploads = Uploads(provider.device, provider.device_id)
+    outputs = [
+        ort.OrtValue.ortvalue_from_numpy(array, provider.device, provider.device_id)
+        for array in shapes.values()
+    ]
+    binding, options = session.raw.io_binding(), ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", "1")
+    binding.bind_ortvalue_input(name, uploads.write({name: x}).values[name])
+    for output, value in zip(shapes, outputs, strict=True):
+        binding.bind_ortvalue_output(output, value)
+
+    def run() -> Any:
+        uploads.write({name: x})
+        session.raw.run_with_iobinding(binding, options)
+        return [value.numpy() for value in outputs]
+
+    return run
 
 
 def _torch(setup: dict[str, Any], x: Any, y: Any) -> Callable[[], object]:
@@ -226,7 +266,8 @@ def _torch(setup: dict[str, Any], x: Any, y: Any) -> Callable[[], object]:
     net.train(training)
     forward = torch.compile(net, mode="reduce-overhead") if setup["side"] == "torch.compile" else net
     optimizer = torch.optim.SGD(net.parameters(), RATE)
-    cast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+    low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    cast = torch.autocast(device, low, enabled=low is not None)
 
     def step() -> float:
         inputs, labels = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
@@ -251,13 +292,13 @@ def speeds(
     rows = []
     for path in sorted(folder.glob("*.inference.onnx")):
         name = path.name.split(".")[0]
-        for precision in ["fp32"] if ep == "cpu" else ["fp32", "tf32", "bf16"]:
-            kinds = [(True, BATCH[name]), (False, 1), *([] if small else [(False, 32)])]
-            for training, size in kinds:
+        kinds = [(True, BATCH[name]), (False, 1), *([] if small else [(False, 32)])]
+        for training, size in kinds:
+            for precision in ["fp32"] if ep == "cpu" else ["fp32", "tf32", "bf16" if training else "fp16"]:
                 base = {"folder": str(folder), "model": name, "ep": ep, "precision": precision}
                 base |= {"training": training, "batch": size}
-                sides = ["torch eager", *([] if small else ["torch.compile"])]
-                sides += ["onnxaccel"] if precision != "bf16" else []  # ours has no bf16 form here
+                sides = ["torch eager", *([] if small else ["torch.compile"]), "onnxaccel"]
+                sides += ["onnxaccel without CUDA graphs"] if ep == "cuda" else []
                 jobs = {side: Job(f"{__file__}:candidate", {**base, "side": side}) for side in sides}
                 results = measure(
                     jobs, rounds=rounds, seconds=seconds, limits=Limits(600), patience=1, progress=progress
