@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
+from onnxaccel.compare.recommend import natives
 from onnxaccel.compare.results import Batch, Candidate, Source
 
 MISSING = "-"
@@ -100,15 +101,6 @@ def training_rate(candidate: Candidate) -> float | None:
 def training_memory(candidate: Candidate) -> float | None:
     """Bytes that training takes."""
     return candidate.training.memory if candidate.training and not candidate.training.failure else None
-
-
-def natives(source: Source) -> list[Candidate]:
-    """The source's own framework's candidates; of a reference model those of all frameworks but onnxaccel."""
-    return [
-        candidate
-        for candidate in source.candidates
-        if candidate.framework == (source.framework or candidate.framework) != "onnxaccel"
-    ]
 
 
 def ratios(source: Source, figure: Figure, *, smaller_wins: bool = False) -> dict[str, float]:

@@ -60,13 +60,14 @@ def latency(source: Source, sides: Sequence[Side]) -> Element | None:
     ratios = figures.ratios(source, figures.latency, smaller_wins=True)
     lines, cells = [], []
     for side, batches in sorted(timed, key=lambda entry: entry[1][0].p50 or 0):
-        marks = []
-        for batch in batches:
-            at = axis.at(batch.p50 or 0)
-            if batch.p99 is not None:
-                marks.append(stretch(at, axis.at(batch.p99), "whisker"))
+        marks = [
+            stretch(axis.at(batch.p50), axis.at(batch.p99), "whisker")
+            for batch in batches
+            if batch.p50 is not None and batch.p99 is not None
+        ]
+        for batch in reversed(batches):  # small dots lie on large ones
             said = f"{side.name}, batch {batch.size}: {number(batch.p50)} ms"
-            marks.append(dot(at, radius(batch.size, sizes), said))
+            marks.append(dot(axis.at(batch.p50 or 0), radius(batch.size, sizes), said))
         ratio = times(ratios.get(side.candidate.name), "×") if ratios else ""
         lines.append(Row(side.name, number(batches[0].p50), ratio, side.look, marks))
         for batch in batches:
@@ -95,7 +96,7 @@ def throughput(source: Source, sides: Sequence[Side]) -> Element | None:
     for side, batches in sorted(timed, key=lambda entry: -(figures.throughput(entry[0].candidate) or 0)):
         places = [axis.at(batch.throughput or 0) for batch in batches]
         marks = [stretch(min(places), max(places), "join")]
-        for batch, at in zip(batches, places, strict=True):
+        for batch, at in reversed(list(zip(batches, places, strict=True))):
             said = f"{side.name}, batch {batch.size}: {number(batch.throughput)} samples/s"
             marks.append(dot(at, radius(batch.size, sizes), said))
         best = figures.throughput(side.candidate)

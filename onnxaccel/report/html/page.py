@@ -107,7 +107,8 @@ def _answers(sources: Sequence[Source]) -> Element:
         if len(sources) > 1:
             parts.append(tag("h3", legible(source.name, 60)))
         if source.recommendations:
-            parts.append(tag("ul", *map(_answer, source.recommendations), class_="answers"))
+            answers = [_answer(source, answer) for answer in source.recommendations]
+            parts.append(tag("ul", *answers, class_="answers"))
         else:
             reason = (
                 f"Not compared: {legible(source.failure)}"
@@ -118,14 +119,15 @@ def _answers(sources: Sequence[Source]) -> Element:
     return tag("section", *parts, class_="short")
 
 
-def _answer(answer: Recommendation) -> Element:
-    ratio = times(answer.ratio, "×") if answer.ratio is not None and answer.ratio > 1 else "stay"
+def _answer(source: Source, answer: Recommendation) -> Element:
+    gains = answer.ratio is not None and answer.ratio > 1
+    ratio = times(answer.ratio, "×") if gains else "stay" if source.framework else "native"
     goal = GOALS.get(answer.goal, legible(answer.goal, 30))
-    command = tag("pre", tag("code", legible(answer.command)), tabindex=0) if answer.command else None
+    command = tag("pre", tag("code", legible(answer.command))) if answer.command else None
     return tag(
         "li",
         tag("p", goal, class_="goal"),
-        tag("p", ratio, class_="ratio" if ratio != "stay" else "ratio stay"),
+        tag("p", ratio, class_="ratio" if gains else "ratio stay"),
         tag("div", tag("p", legible(answer.sentence)), command),
     )
 
@@ -163,7 +165,7 @@ def _method(comparison: Comparison) -> Element:
             "p",
             "Each candidate ran in a process of its own, one at a time, in turns, with quiet between the "
             "turns; figures are medians over all of its turns. Ratios are held against the best candidate of "
-            "the source's own framework, or, for a reference model, of all frameworks but onnxaccel.",
+            "the source's own framework, or, for a reference model, of TensorFlow, PyTorch and Caffe.",
         ),
         tag("h3", "Machine and versions"),
         tag("p", f"{machine_line(machine)}."),
