@@ -76,5 +76,8 @@ def test_gradients_equal_torch(
         assert (operators["Slice"] >= positions) == (form == "stack")
     assert (operators["Mul"] == positions) == (form == "channel")
     assert (operators["ConvTranspose"] == 1) == (
-        module.groups > 1 or module.stride != (1, 1) or positions == 4
+        module.groups > 1
+        or module.stride != (1, 1)
+        or positions == 4
+        or x[0, 0].numel() > 1.25 * seed[0, 0].numel()
     )

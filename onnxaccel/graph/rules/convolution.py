@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import onnx_ir as ir
@@ -13,6 +14,10 @@ from onnxaccel.graph.rules.registry import gradient
 from onnxaccel.graph.rules.window import Window
 
 Grads = list[ir.Value | None]
+
+WASTE = 1.25
+"""How many times a ConvTranspose's products a convolution may compute in its place: as often as x has
+elements, not dy, which has fewer where there is no padding."""
 
 
 @gradient("Conv")
@@ -45,7 +50,7 @@ def _input_gradient(op: Builder, x: ir.Value, weight: ir.Value, dy: ir.Value, wi
         "group": window.group,
     }
     if window.known(sizes) and window.known(counts):
-        if op.device == "cpu" and _convolves(window):
+        if op.device == "cpu" and _convolves(window) and math.prod(sizes) <= WASTE * math.prod(counts):
             return _convolve_flipped(op, weight, dy, window)
         # the rows that no window reached are output_padding
         missed = [
