@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxaccel.compare.results import Comparison, Source
 from onnxaccel.errors import OutputError
+from onnxaccel.report import html
 from onnxaccel.report.figures import mebibytes, number, percent
 from onnxaccel.report.html import render, write
 from onnxaccel.report.html.charts import thin
 from onnxaccel.report.html.scale import label, logarithmic, scale
 from tests.report.samples import HOSTILE, comparison, odd, source
 
+STYLE = Path(html.__file__).with_name("style.css").read_text()
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
@@ -216,3 +222,57 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.stat().st_size < 200_000
     with pytest.raises(OutputError, match="cannot be written"):
         write(comparison(), "/proc/report.html")
+
+
+def palettes() -> dict[str, dict[str, str]]:
+    """The colours of the light and of the dark sheet, by name."""
+    light, dark, *_ = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
+    return {
+        name: dict(re.findall(r"--(\w+): (#\w{6})", text))
+        for name, text in (("light", light), ("dark", dark))
+    }
+
+
+def linear(colour: str) -> np.ndarray:
+    """Red, green and blue of sRGB as amounts of light."""
+    c = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of WCAG 2."""
+    low, high = sorted(float(linear(colour) @ (0.2126, 0.7152, 0.0722)) for colour in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def lab(light: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* under D65."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(np.maximum(to_xyz @ np.clip(light, 0, 1) / (0.9505, 1, 1.089), 0.009))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+BLINDNESS = {  # Machado, Oliveira and Fernandes 2009, at full severity; rows of a matrix over linear light
+    "none": "1 0 0; 0 1 0; 0 0 1",
+    "protanopia": "0.152286 1.052583 -0.204868; 0.114503 0.786281 0.099216; -0.003882 -0.048116 1.051998",
+    "deuteranopia": "0.367322 0.860646 -0.227968; 0.280085 0.672501 0.047413; -0.01182 0.04294 0.968881",
+    "tritanopia": "1.255528 -0.076749 -0.178779; -0.078411 0.930809 0.147602; 0.004733 0.691367 0.3039",
+}
+DRAWN = ("onnxaccel", "pytorch", "tensorflow", "caffe", "opencv", "other")
+
+
+@pytest.mark.parametrize("sheet", ["light", "dark"])
+def test_colours_can_be_read_and_told_apart(sheet: str) -> None:
+    colours = palettes()[sheet]
+    for ground in ("paper", "sheet"):
+        for text in ("ink", "soft"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)  # WCAG AA, text
+    for text in ("good", "onnxaccel"):  # the ratios and the links
+        assert contrast(colours[text], colours["paper"]) >= 4.5, text
+    for name in DRAWN:
+        assert contrast(colours[name], colours["paper"]) >= 3, name  # WCAG AA, graphics
+    for kind, rows in BLINDNESS.items():
+        matrix = np.array([row.split() for row in rows.split(";")], float)
+        for one, other in itertools.combinations(DRAWN, 2):
+            seen = [lab(matrix @ linear(colours[name])) for name in (one, other)]
+            assert math.dist(*seen) > 20, f"{one} and {other} look alike under {kind}"
