@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnxaccel.converters.tensorflow.bridge import import_tensorflow
 from onnxaccel.errors import ConversionError, MissingDependency, OutputError
-from onnxaccel.models import caffe, cifar_cnn, lenet, mlp, resnet18  # importing a model registers it
+from onnxaccel.models import (  # importing a model registers it
+    caffe,
+    cifar_cnn,
+    lenet,
+    lstm_classifier,
+    mlp,
+    mobilenet_v2,
+    resnet18,
+    transformer_encoder,
+    unet,
+)
 from onnxaccel.models.reference import Inputs, Reference, Shape, Targets, initial_weights, reference
 from onnxaccel.models.tensorflow import set_weights
 
@@ -27,10 +38,14 @@ __all__ = [
     "input_shape",
     "inputs",
     "lenet",
+    "lstm_classifier",
     "mlp",
+    "mobilenet_v2",
     "names",
     "resnet18",
     "targets",
+    "transformer_encoder",
+    "unet",
 ]
 
 
@@ -168,7 +183,9 @@ def _export_pytorch(name: str, folder: Path, module: Any, shape: Shape) -> Expor
     program, weights = folder / f"{name}.pt2", folder / f"{name}.pth"
     batch = torch.export.Dim("batch")
     sample = torch.zeros(2, *shape, dtype=getattr(torch, inputs(name).dtype))
-    exported = torch.export.export(module, (sample,), dynamic_shapes=({0: batch},))
+    with warnings.catch_warnings():  # of the flat weights that an LSTM keeps beside its own
+        warnings.filterwarnings("ignore", "The tensor attributes .* were assigned during export")
+        exported = torch.export.export(module, (sample,), dynamic_shapes=({0: batch},))
     torch.export.save(exported, program)
     torch.save(module.state_dict(), weights)
     return Exported([str(program), str(weights)], f"onnxaccel convert {program} --trainable")
