@@ -50,10 +50,21 @@ class StoredFile:
                 f"{self.path}: cannot be read ({error.strerror or error}); check the disk"
             ) from None
         if len(data) < size:
-            raise DataError(
-                f"{self.path}: became shorter while it was in use; copy it again, and go on with --resume"
-            )
+            raise self._shorter()
         return data
+
+    def must_be_whole(self) -> None:
+        """Raise `DataError` where the file became shorter; for those whose library does not tell.
+
+        HDF5 gives zeros for what lies behind a file's end.
+        """
+        if os.fstat(self._descriptor).st_size < self.size:
+            raise self._shorter()
+
+    def _shorter(self) -> DataError:
+        return DataError(
+            f"{self.path}: became shorter while it was in use; copy it again, and go on with --resume"
+        )
 
 
 class StoredRows:
