@@ -8,6 +8,8 @@ import re
 import stat
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from onnxaccel import models
 from onnxaccel.compare import results
 from onnxaccel.compare.candidates import matches
 from onnxaccel.compare.document import document
+from onnxaccel.compare.native import common
 from onnxaccel.compare.results import Candidate, Comparison, Source
 from onnxaccel.compare.sources import Asked, open_source, reference_jobs
 from onnxaccel.converters.caffe.reference import caffe_home
@@ -195,6 +198,23 @@ def test_the_page_names_every_field() -> None:
     for kind in vars(results).values():
         if dataclasses.is_dataclass(kind):
             assert frozenset(field.name for field in dataclasses.fields(kind)) in named, kind
+
+
+def test_a_judgement_ends_in_time_with_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = np.arange(20, dtype=np.float32).reshape(10, 2)
+    np.save(tmp_path / "x.npy", samples)
+    setup = {"inputs": [str(tmp_path / "x.npy")], "judged": 2, "results": str(tmp_path / "found.npz")}
+
+    def double(feed: Sequence[Any]) -> list[Any]:
+        time.sleep(0.02)
+        return [2 * feed[0]]
+
+    common.judge(setup, double)
+    assert np.array_equal(np.load(tmp_path / "found.npz")["0"].reshape(10, 2), 2 * samples)
+    monkeypatch.setattr(common, "JUDGE_SECONDS", 0.03)
+    common.judge(setup, double)
+    found = np.load(tmp_path / "found.npz")["0"]
+    assert 1 <= len(found) <= 2 and np.array_equal(found.reshape(-1, 2), 2 * samples[: 2 * len(found)])
 
 
 def test_patterns_choose_candidates() -> None:

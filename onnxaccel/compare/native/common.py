@@ -7,6 +7,7 @@ judgement; "results", the .npz to write; "threads"; and what the framework's fil
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ JUDGE = "judge"
 RESULT_BYTES = 2**28
 """Bytes of outputs that are kept, at most."""
 
+JUDGE_SECONDS = 20.0
+"""Seconds that a judgement may take; all candidates are then held to the samples that each of them ran."""
+
 
 def steps(setup: Mapping[str, Any], run: Run) -> dict[str, Callable[[], object]]:
     """The steps of a candidate: one per batch size, and `JUDGE`."""
@@ -36,15 +40,15 @@ def _at(setup: Mapping[str, Any], run: Run, size: int) -> Callable[[], object]:
 
 
 def judge(setup: Mapping[str, Any], run: Run) -> None:
-    """Run the samples batch by batch; writes each output, [runs, ...], of as many as fit."""
+    """Run the samples batch by batch; writes each output, [runs, ...], of as many as there is time for."""
     inputs = [np.load(path, mmap_mode="r") for path in setup["inputs"]]
-    batch, size = setup["judged"], 0
+    batch, size, end = setup["judged"], 0, time.monotonic() + JUDGE_SECONDS
     kept: list[list[Array]] = []
     for start in range(0, len(inputs[0]) - batch + 1, batch):
         results = run([np.array(array[start : start + batch]) for array in inputs])
         kept.append([np.array(result) for result in results])
         size += sum(result.nbytes for result in kept[-1])
-        if size >= RESULT_BYTES or any(a.shape != b.shape for a, b in zip(kept[0], kept[-1])):  # noqa: B905
+        if size >= RESULT_BYTES or time.monotonic() > end:
             break
     same = [row for row in kept if [a.shape for a in row] == [a.shape for a in kept[0]]]
     outputs: dict[str, Array] = {str(i): np.stack(column) for i, column in enumerate(zip(*same))}  # noqa: B905
