@@ -22,6 +22,12 @@ LARGEST = 32 * 2**20
 """Bytes of a document that are read at most; ten sides with 100,000 steps each take 20 MiB."""
 
 
+LARGEST_NUMBER = 1e18
+"""No count, size, rate, time or loss that was measured is larger."""
+SIGNED = ("seed", "training", "losses", "target_loss")
+"""Fields whose numbers can be negative."""
+
+
 def document(comparison: Comparison) -> dict[str, Any]:
     """The JSON document as Python values, with None for what is not finite."""
     return cast(dict[str, Any], _finite(asdict(comparison)))
@@ -121,7 +127,7 @@ def _read(value: Any, wanted: Any, where: str) -> Any:
         item = get_args(wanted)[1]
         return {key: _read(entry, item, f"{where}.{key[:40]}") for key, entry in value.items()}
     if kind in (int, float) and isinstance(value, (int, kind)) and not isinstance(value, bool):
-        if _endless(value) or (isinstance(value, int) and abs(value) >= 2**63):
+        if _endless(value) or abs(value) > LARGEST_NUMBER:
             raise _Unfit(f"{where} is out of range")
         return kind(value)
     if kind is str and isinstance(value, str):
@@ -145,7 +151,10 @@ def _read_object(value: dict[str, Any], kind: type, where: str) -> Any:
     found = {}
     for field in fields(kind):
         if field.name in value:
-            found[field.name] = _read(value[field.name], hints[field.name], f"{where}.{field.name}")
+            read = found[field.name] = _read(value[field.name], hints[field.name], f"{where}.{field.name}")
+            numbers = read if isinstance(read, list) else [read]
+            if field.name not in SIGNED and any(isinstance(n, (int, float)) and n < 0 for n in numbers):
+                raise _Unfit(f"{where}.{field.name} is negative")
         elif field.default is MISSING and field.default_factory is MISSING:
             raise _Unfit(f"{where} has no {field.name!r}")
     return kind(**found)
