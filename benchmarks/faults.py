@@ -1,16 +1,16 @@
 """The fault suite at length: hundreds of disturbed runs of the real command line, and what was lost.
 
-    python benchmarks/faults.py [--rounds 100] [--jobs 2] [--only kill-train]
+    python benchmarks/faults.py [--rounds 100] [--jobs 2] [--only kill-train] [--anew]
 
-Each line of the table is measured by itself and kept in docs/measurements/faults.json; the table in faults.md
-beside it is made from all of them.
+Each line of the table is measured by itself, some rounds at a time, and is kept in
+docs/measurements/faults.json: a program that was interrupted goes on where it was. The table in faults.md
+beside it is made from all lines.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -29,8 +29,14 @@ FAULTS = {
     "signal": "SIGINT, SIGTERM or SIGHUP at a random moment",
     "full": "a disk that is too small: more and more room, from nothing to nearly enough",
 }
-EVERY = {"convert": 5, "optimize": 20, "encrypt": 5}
+EVERY = {"convert": 5, "optimize": 10, "encrypt": 5}
 """After how many kills a verb is run to its end; a training always is."""
+
+ROOM = {"convert": 2**16, "train": 2**20}
+"""Bytes that a verb can do with: the disks are of 0, 1, ... hundredths of them."""
+
+CHUNK = 20
+"""Rounds that are recorded together."""
 
 
 def main() -> None:
@@ -39,50 +45,58 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", action="append", help="a line of the table, for instance kill-train")
+    parser.add_argument("--anew", action="store_true", help="forget what was found before")
     arguments = parser.parse_args()
     lines = [f"kill-{name}" for name in suite.VERBS]
     lines += [f"signal-{name}" for name in suite.VERBS if name != "optimize"]
     lines += ["full-convert", "full-train"]
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     for line in arguments.only or lines:
-        with tempfile.TemporaryDirectory() as scratch:
-            counts, seconds = disturb(line, arguments.rounds, arguments.jobs, Path(scratch))
-        results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-        results[line] = asdict(counts) | {
-            "losses": 0,  # the first one ends this program
-            "seconds": round(seconds),
-            "date": time.strftime("%Y-%m-%d"),
-            "machine": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        }
-        RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
-        RESULTS.with_suffix(".md").write_text(table(results))
-        print(line, results[line], flush=True)
+        first = 0 if arguments.anew else recorded().get(line, {}).get("tried", 0)
+        for number in range(first, arguments.rounds, CHUNK):
+            numbers = range(number, min(number + CHUNK, arguments.rounds))
+            with tempfile.TemporaryDirectory() as scratch:
+                record(line, numbers, disturb(line, numbers, arguments.jobs, Path(scratch)))
 
 
-def disturb(line: str, rounds: int, jobs: int, scratch: Path) -> tuple[suite.Counts, float]:
-    """All rounds of one line, some at a time."""
+def recorded() -> dict[str, dict[str, int]]:
+    """What was found so far."""
+    found: dict[str, dict[str, int]] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    return found
+
+
+def record(line: str, numbers: range, counts: suite.Counts) -> None:
+    """Add the counts of some rounds to what was found before."""
+    results = recorded()
+    before = results.get(line, {}) if numbers.start else {}
+    sums = {name: count + before.get(name, 0) for name, count in asdict(counts).items()}
+    results[line] = {"tried": numbers.stop, **sums, "losses": 0}  # the first loss ends this program
+    RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
+    RESULTS.with_suffix(".md").write_text(table(results))
+    print(time.strftime("%H:%M:%S"), line, results[line], flush=True)
+
+
+def disturb(line: str, numbers: range, jobs: int, scratch: Path) -> suite.Counts:
+    """Rounds of one line, some at a time."""
     fault, _, name = line.partition("-")
     verb = suite.VERBS[name]
     inputs = suite.prepare(scratch / "inputs")
     expected = suite.reference(verb, inputs, scratch / "reference")
-    began = time.monotonic()
 
     def share(job: int) -> suite.Counts:
-        folder, numbers = scratch / f"job{job}", range(job, rounds, jobs)
+        folder, ours = scratch / f"job{job}", numbers[job::jobs]
         if fault == "kill":
-            every = EVERY.get(name, 1)
-            return suite.killed_rounds(verb, inputs, folder, numbers, expected, every)
+            return suite.killed_rounds(verb, inputs, folder, ours, expected, EVERY.get(name, 1))
         if fault == "signal":
-            return suite.signalled_rounds(verb, inputs, folder, numbers, expected)
+            return suite.signalled_rounds(verb, inputs, folder, ours, expected)
         disk = suite.Disk(folder)
         try:
-            needed = 2**20
-            return suite.full_rounds(verb, inputs, disk, (needed * n // rounds for n in numbers), expected)
+            return suite.full_rounds(verb, inputs, disk, (ROOM[name] * n // 100 for n in ours), expected)
         finally:
             disk.close()
 
     with ThreadPoolExecutor(jobs) as pool:
-        return sum(pool.map(share, range(jobs)), suite.Counts()), time.monotonic() - began
+        return sum(pool.map(share, range(jobs)), suite.Counts())
 
 
 def table(results: dict[str, dict[str, int]]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxaccel.converters.tensorflow.bridge import import_tensorflow
 from onnxaccel.errors import ConversionError, MissingDependency, OutputError
+from onnxaccel.files import atomic_folder
 from onnxaccel.models import (  # importing a model registers it
     caffe,
     cifar_cnn,
@@ -163,20 +164,23 @@ def export(
     model, shape = _checked(name, framework, input_shape, classes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if framework == "tensorflow":
-            path = folder / f"{name}.keras"
-            build(name, framework, seed, shape, classes).save(path)
-            return Exported([str(path)], f"onnxaccel convert {path} --trainable")
-        if framework == "caffe":
-            weights = initial_weights(model, seed, shape, classes)
-            files = caffe.write(folder, name, model, weights, shape, classes)
-            return Exported(list(map(str, files)), f"onnxaccel convert {files[0]} {files[1]} --trainable")
-        return _export_pytorch(name, folder, build(name, framework, seed, shape, classes), shape)
+        with atomic_folder(folder) as scratch:
+            if framework == "tensorflow":
+                written = [scratch / f"{name}.keras"]
+                build(name, framework, seed, shape, classes).save(written[0])
+            elif framework == "caffe":
+                weights = initial_weights(model, seed, shape, classes)
+                written = caffe.write(scratch, name, model, weights, shape, classes)
+            else:
+                written = _export_pytorch(name, scratch, build(name, framework, seed, shape, classes), shape)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    files = [str(folder / file.name) for file in written]
+    sources = " ".join(files[:2] if framework == "caffe" else files[:1])
+    return Exported(files, f"onnxaccel convert {sources} --trainable")
 
 
-def _export_pytorch(name: str, folder: Path, module: Any, shape: Shape) -> Exported:
+def _export_pytorch(name: str, folder: Path, module: Any, shape: Shape) -> list[Path]:
     import torch
 
     module.eval()
@@ -188,7 +192,7 @@ def _export_pytorch(name: str, folder: Path, module: Any, shape: Shape) -> Expor
         exported = torch.export.export(module, (sample,), dynamic_shapes=({0: batch},))
     torch.export.save(exported, program)
     torch.save(module.state_dict(), weights)
-    return Exported([str(program), str(weights)], f"onnxaccel convert {program} --trainable")
+    return [program, weights]
 
 
 def _checked(name: str, framework: str, input_shape: Shape | None, classes: int) -> tuple[Reference, Shape]:

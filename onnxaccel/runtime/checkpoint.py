@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,28 +92,26 @@ class Checkpoints:
         """
         if resume and not self.exists():
             raise CheckpointError(f"{self.folder}: no checkpoint in it; start without --resume")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        except OSError as error:
-            raise OutputError(
-                f"{self.folder}: checkpoints cannot be written ({error.strerror or error})"
-            ) from None
-        try:
+        with ExitStack() as stack:
             try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+                stack.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            except BlockingIOError:
                 holder = os.pread(lock, 64, 0).decode("ascii", "replace").strip()
                 raise CheckpointError(
                     f"{self.folder}: another training (process {holder}) writes its checkpoints here; "
                     "give each training a folder of its own"
                 ) from None
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            except OSError as error:
+                raise OutputError(
+                    f"{self.folder}: checkpoints cannot be written ({error.strerror or error})"
+                ) from None
             self._ours = self._numbered() if resume else []
             yield
-        finally:
-            os.close(lock)
 
     def save(self, state: Mapping[str, npt.NDArray[Any]], progress: Progress, *, best: bool = False) -> None:
         """Write a checkpoint, and remove those that are not to be kept once it is whole.

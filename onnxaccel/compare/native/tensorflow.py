@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onnxaccel.compare.native.common import Array, Run, by_name, steps
+from onnxaccel.files import scratch_folder
 
 
 def candidate(setup: Mapping[str, Any]) -> tuple[dict[str, Callable[[], object]], dict[str, Any]]:
@@ -30,8 +30,8 @@ def _keras(tf: Any, setup: Mapping[str, Any]) -> Run:
     import keras
 
     suffix = ".keras" if setup["format"] == "keras" else ".h5"
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / f"model{suffix}"  # Keras goes by the suffix
+    with scratch_folder() as folder:
+        link = folder / f"model{suffix}"  # Keras goes by the suffix
         link.symlink_to(Path(setup["files"][0]).resolve())
         try:
             model = keras.models.load_model(link, compile=False, safe_mode=True)

@@ -8,10 +8,8 @@ which gives its loss curve and its accuracy at the end; then the sides take turn
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +20,7 @@ from onnxaccel.compare.training import batches, jobs
 from onnxaccel.compare.training.plan import Plan
 from onnxaccel.data import Source
 from onnxaccel.errors import AccelError, DataError, ModelError
+from onnxaccel.files import scratch_folder
 from onnxaccel.graph.model import Model
 from onnxaccel.runtime.measure import GAP, Job, Limits, Result, measure, reason
 
@@ -87,8 +86,7 @@ def train(
         TrainingError: The settings are no such settings, or out of range.
     """
     chosen = [side for side in _sides(models, providers) if matches(side[0].name, only)]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with scratch_folder() as folder:
         try:
             plan = Plan.of(settings.training, data)
             progress("the batches of all sides are written")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from onnxaccel.compare.training.curve import are_probabilities
 from onnxaccel.converters.tensorflow.bridge import import_tensorflow, quiet
 from onnxaccel.errors import ConversionError
+from onnxaccel.files import scratch_folder
 
 Array = npt.NDArray[Any]
 
@@ -100,8 +100,8 @@ def _model(setup: dict[str, Any]) -> Any:
     import keras
 
     path = Path(setup["files"][0]).resolve()
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        link = Path(folder) / f"model{suffix}"  # Keras goes by the suffix
+    with scratch_folder() as folder, quiet():
+        link = folder / f"model{suffix}"  # Keras goes by the suffix
         link.symlink_to(path)
         return keras.models.load_model(link, compile=False, safe_mode=True)
 
