@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxaccel.data.augment import Augmentation
-from onnxaccel.data.dataset import Arrays, Dataset
+from onnxaccel.data.dataset import Arrays, Dataset, Named, names_in
 from onnxaccel.data.loader import Batch, Loader
 from onnxaccel.data.prepare import Preparation
 from onnxaccel.data.spec import open_dataset, reader
@@ -18,8 +19,10 @@ from onnxaccel.errors import DataError
 from onnxaccel.graph.losses import Loss
 from onnxaccel.graph.model import Model
 
-Source = str | Dataset | tuple[npt.NDArray[Any], npt.NDArray[Any]]
-"""Data: a SPEC, a data set, or a pair of arrays (x, y)."""
+Samples = npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]
+
+Source = str | Dataset | tuple[Samples, npt.NDArray[Any]]
+"""Data: a SPEC, a data set, or a pair (x, y) of arrays; x by name for a model with several inputs."""
 
 __all__ = [
     "Augmentation",
@@ -43,10 +46,19 @@ def as_dataset(source: Source) -> Dataset:
     """
     if isinstance(source, str):
         return open_dataset(source)
-    dataset = Arrays("the given arrays", *source) if isinstance(source, tuple) else source
+    dataset = _given(*source) if isinstance(source, tuple) else source
     if not len(dataset):
         raise DataError(f"{dataset.source}: the data set is empty")
     return dataset
+
+
+def _given(x: Samples, y: npt.NDArray[Any]) -> Dataset:
+    if not isinstance(x, Mapping):
+        return Arrays("the given arrays", x, y)
+    if not x:
+        raise DataError("the given arrays: there are no samples, x is empty")
+    name, *others = x
+    return Named("the given arrays", x[name], y, others={n: x[n] for n in others}, name=name)
 
 
 def batches(
@@ -64,10 +76,14 @@ def batches(
 ) -> Loader:
     """One pass over ``source`` in batches that fit ``model`` and, where given, ``loss``; see `Loader`."""
     targets = Targets.of(model, loss) if loss is not None else None
-    preparation = Preparation.of(model, targets.input if targets is not None else None)
+    preparations = Preparation.all_of(model, targets.input if targets is not None else None)
+    dataset = as_dataset(source)
+    others = _by_array(preparations, dataset) if len(preparations) > 1 else {}
+    if others and augmentation is not None:
+        raise DataError("images are changed at random for models with one input; this one has several")
     return Loader(
-        as_dataset(source),
-        preparation,
+        dataset,
+        preparations[0],
         batch_size,
         seed,
         epoch,
@@ -76,6 +92,20 @@ def batches(
         window,
         augmentation,
         share,
+        others,
+    )
+
+
+def _by_array(preparations: Sequence[Preparation], dataset: Dataset) -> dict[str, Preparation]:
+    """The inputs' preparations by the arrays that feed them: those of their names, else all in order."""
+    wanted, there = [p.name for p in preparations], names_in(dataset)
+    if set(wanted) <= set(there):
+        return {p.name: p for p in preparations}
+    if len(there) == len(wanted) and not set(wanted) & set(there):
+        return dict(zip(there, preparations, strict=True))
+    raise DataError(
+        f"{dataset.source}: the model has {len(wanted)} inputs ({', '.join(wanted)}), the data "
+        f"{', '.join(there) or 'one array of samples'}; give an npz file with an array for each, of its name"
     )
 
 

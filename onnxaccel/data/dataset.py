@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,6 +77,49 @@ class Arrays:
     def take(self, indices: npt.NDArray[np.int64], size: Size | None = None) -> tuple[Array, Array]:
         """See `Dataset.take`."""
         return self.x[indices], as_targets(self.y[indices])
+
+
+@dataclass
+class Named(Arrays):
+    """A data set for a model with several inputs, held in arrays.
+
+    Args:
+        others: Arrays beside ``x``, by name, [N, ...].
+        name: The name of ``x``.
+    """
+
+    others: Mapping[str, Array] = field(default_factory=dict)
+    name: str = "x"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, array in self.others.items():
+            check(f"{self.source}: {name}", array, self.y)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the arrays."""
+        return [self.name, *self.others]
+
+    def inputs(self, indices: npt.NDArray[np.int64]) -> dict[str, Array]:
+        """The samples at ``indices``, by the names of the arrays."""
+        arrays = {self.name: self.x, **self.others}
+        return {name: array[indices] for name, array in arrays.items()}
+
+
+def names_in(data: Dataset) -> list[str]:
+    """The names of a data set's arrays, where it has several; else none."""
+    if isinstance(data, Part):
+        return names_in(data.whole)
+    return data.names if isinstance(data, Named) else []
+
+
+def inputs_of(data: Dataset, indices: npt.NDArray[np.int64]) -> dict[str, Array]:
+    """The samples at ``indices`` of a data set with `names_in`, by these names."""
+    if isinstance(data, Part):
+        return inputs_of(data.whole, indices + data.start)
+    assert isinstance(data, Named)
+    return data.inputs(indices)
 
 
 @dataclass

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxaccel.data.augment import Augmentation
-from onnxaccel.data.dataset import Array, Dataset
+from onnxaccel.data.dataset import Array, Dataset, inputs_of
 from onnxaccel.data.prepare import Preparation
 from onnxaccel.data.targets import Targets
 
@@ -40,6 +40,7 @@ class Loader:
             order, again and again.
         augmentation: Random changes to images in training.
         share: Which part of each batch this process takes: number and how many there are.
+        others: For a model with several inputs, their preparations by the names of the data's arrays.
     """
 
     dataset: Dataset
@@ -52,6 +53,7 @@ class Loader:
     window: tuple[int, int] | None = None
     augmentation: Augmentation | None = None
     share: tuple[int, int] = (0, 1)
+    others: Mapping[str, Preparation] = field(default_factory=dict)
 
     def __len__(self) -> int:
         start, stop = self.window or (0, len(self.dataset))
@@ -110,7 +112,12 @@ class Loader:
                     y = self.targets(y, indices, self.dataset.source)
                 draw = None if self.seed is None else [self.seed, self.epoch, start + number]
                 rng = None if draw is None else np.random.default_rng(draw)
-                feed = {self.preparation.name: self.preparation(x, self.dataset.source, rng)[:count]}
+                feed = (
+                    self._inputs(indices)
+                    if self.others
+                    else {self.preparation.name: self.preparation(x, self.dataset.source, rng)}
+                )
+                feed = {name: array[:count] for name, array in feed.items()}
                 y = y[:count]
                 if self.targets is not None and self.targets.input is not None:
                     feed[self.targets.input] = y
@@ -118,6 +125,11 @@ class Loader:
             ready.put(None)
         except BaseException as error:  # handed to the consumer, who raises it
             ready.put(error)
+
+    def _inputs(self, indices: npt.NDArray[np.int64]) -> dict[str, Array]:
+        """The model's inputs, from arrays of their own."""
+        source, arrays = self.dataset.source, inputs_of(self.dataset, indices)
+        return {p.name: p(arrays[name], f"{source}: {name}") for name, p in self.others.items()}
 
 
 def _drain(ready: queue.Queue[Batch | BaseException | None]) -> Iterator[Batch]:

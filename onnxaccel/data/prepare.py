@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxaccel.data.dataset import Array
 from onnxaccel.errors import DataError
@@ -31,21 +30,34 @@ class Preparation:
     settings: Preprocessing
 
     @classmethod
-    def of(cls, model: Model, other: str | None = None) -> Preparation:
-        """The preparation of a model's only input, or only one besides that called ``other``.
+    def all_of(cls, model: Model, other: str | None = None) -> list[Preparation]:
+        """The preparations of a model's inputs besides that called ``other``.
+
+        Raises:
+            DataError: An input's rank is not known.
+        """
+        found = []
+        for value in model.inputs:
+            if value.name == other:
+                continue
+            dims = dims_of(value)
+            if dims is None or not dims or value.dtype is None:
+                raise DataError(f"the shape of input {value.name!r} is not known; convert with --shape")
+            found.append(cls(name_of(value), dims, value.dtype.numpy(), model.metadata.preprocessing))
+        return found
+
+    @classmethod
+    def of(cls, model: Model) -> Preparation:
+        """The preparation of a model's only input.
 
         Raises:
             DataError: The model has several inputs, or its input's rank is not known.
         """
-        inputs = [value for value in model.inputs if value.name != other]
-        if len(inputs) != 1:
+        found = cls.all_of(model)
+        if len(found) != 1:
             names = ", ".join(model.input_names())
-            raise DataError(f"the model has {len(model.inputs)} inputs ({names}); data sets feed one")
-        value: ir.Value = inputs[0]
-        dims = dims_of(value)
-        if dims is None or not dims or value.dtype is None:
-            raise DataError(f"the shape of input {value.name!r} is not known; convert with --shape")
-        return cls(name_of(value), dims, value.dtype.numpy(), model.metadata.preprocessing)
+            raise DataError(f"the model has {len(found)} inputs ({names}), which one image cannot feed")
+        return found[0]
 
     @property
     def size(self) -> tuple[int, int] | None:
