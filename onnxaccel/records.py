@@ -29,6 +29,11 @@ def record_of(kind: type[T], text: str | bytes) -> T:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"no JSON document: {error}") from None
+    return record(kind, document)
+
+
+def record(kind: type[T], document: object) -> T:
+    """`record_of` for JSON that is parsed already."""
     found: T = _value(kind, document, "")
     return found
 
@@ -43,7 +48,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return _fields(kind, value, where)
     if origin is list and isinstance(value, list):
         return [_value(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, (list, tuple)):
         kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
         if len(kinds) == len(value):
             pairs = enumerate(zip(kinds, value, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +25,8 @@ from onnxaccel.graph.proto_file import write_proto
 from onnxaccel.graph.session import SessionSettings as SessionSettings
 from onnxaccel.graph.shapes import Loops, keep_ranks
 from onnxaccel.graph.tensor_data import check_tensors
-from onnxaccel.records import Malformed, record_of
+from onnxaccel.graph.wellformed import check_graph, read_small
+from onnxaccel.records import Malformed, record, record_of
 
 OPSET = 18
 """The opset that models are written in; older ones are raised to it, newer ones are kept."""
@@ -39,6 +41,8 @@ LARGE = 2**22
 """Bytes of weights from which on libraries are given a file with external data, not a copy of all weights."""
 
 _KEY = "onnxaccel"
+
+logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)  # its complaints reach the user as ours
 
 
 class PackedArray(TypedDict):
@@ -215,9 +219,13 @@ class Model:
                 ) from None
         try:
             model = ir.from_proto(proto)
+            ir.external_data.set_base_dir(model.graph, base_dir)
+            read_small(model.graph)
+            check_graph(model)
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(f"not a valid ONNX model ({_first_line(error)})") from None
-        ir.external_data.set_base_dir(model.graph, base_dir)
         model.ir_version = min(model.ir_version, MAX_IR_VERSION)
         return cls(model)
 
@@ -370,6 +378,17 @@ def _opset(proto: onnx.ModelProto) -> int:
     return max(versions, default=OPSET)
 
 
+class _Head(TypedDict):
+    """What an entry of `Metadata.heads` has."""
+
+    layer: str
+    type: str
+    bottoms: list[str]
+    tops: list[str]
+    loss_weight: float
+    settings: dict[str, bool | float | str]
+
+
 _SIDE = 2**14
 """Pixels along one side of an image that a model takes, at most: damaged metadata must not ask for more."""
 
@@ -377,6 +396,8 @@ _SIDE = 2**14
 def _check_ranges(metadata: Metadata) -> None:
     """Refuse values that are of the right type and mean nothing, or too much."""
     wanted, session = metadata.preprocessing, metadata.session
+    for head in metadata.heads:
+        record(_Head, head)
     sides = [*(wanted.resize or ()), *([wanted.crop] if wanted.crop is not None else [])]
     for name, fine in (
         ("preprocessing.layout", wanted.layout in (None, "NCHW", "NHWC")),

@@ -22,6 +22,7 @@ from onnxaccel.graph.schedules import (
     Sigmoid,
     Step,
 )
+from onnxaccel.records import Malformed, record
 
 _TYPES: dict[str, tuple[str, ...]] = {
     "SGD": ("momentum",),
@@ -121,7 +122,10 @@ class Solver:
         missing = [name for name in ("base_lr", "max_iter") if name not in settings]
         if missing:
             raise TrainingError(f"solver: {missing[0]} is missing")
-        return cls(**{name: value for name, value in settings.items() if name in known})
+        try:
+            return record(cls, {name: value for name, value in settings.items() if name in known})
+        except Malformed as error:
+            raise TrainingError(f"solver: {error}") from None
 
     def schedule(self) -> Schedule:
         """The learning rate from iteration to iteration: ``lr_policy``."""

@@ -175,6 +175,8 @@ def _load(path: Path) -> tuple[State, Progress]:
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             progress = record_of(Progress, file.metadata()[_KEY])
+            if not all(0 <= n < 2**53 for n in (progress.epoch, progress.batch, progress.steps)):
+                raise ValueError("it stands at an epoch, batch or step that is not possible")
             return {name: file.get_tensor(name) for name in file.keys()}, progress
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(

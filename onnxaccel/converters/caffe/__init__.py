@@ -57,7 +57,8 @@ def convert_files(detected: Detected, options: Options) -> Conversion:
     record(made, net, trained, prototxt, solver)
     kinds = {layer.name: layer.type for layer in net}
     files, scratch = (prototxt, weights[0] if weights else None), ExitStack()
-    if solver is not None or DATA & set(kinds.values()):  # no data, or weights that were only just drawn
+    unfit = (DATA | deploy.ACTING) & set(kinds.values())
+    if solver is not None or unfit:  # weights that were only just drawn, no data, or code
         folder = scratch.enter_context(scratch_folder())
         files = deploy.write(net, made.model, caffemodel_of(made.model, prototxt), folder)
     reference = find_reference(*files, made.writers)

@@ -171,7 +171,12 @@ def _write(net: list[Layer], plan: _Plan, options: Options, dynamic: bool) -> As
                 f"@layer_type({layer.type!r}) as in {_layers.__name__}"
             )
         builder.sole = bool(layer.bottoms) and plan.readers[plan.reads[index][0]] == 1
-        made = function(builder, layer, [values[source] for source in plan.reads[index]])
+        try:
+            made = function(builder, layer, [values[source] for source in plan.reads[index]])
+        except (ArithmeticError, ValueError, IndexError, TypeError, MemoryError) as error:
+            raise ConversionError(
+                f"{layer}: its parameters are not possible ({error}); correct them in the prototxt"
+            ) from None
         tops = [made] if isinstance(made, ir.Value) else made
         if len(tops) < len(layer.tops) and layer.type not in _SINKS:
             raise ConversionError(f"{layer}: has {len(layer.tops)} tops, but gives {len(tops)}")

@@ -14,6 +14,9 @@ from onnxaccel.converters.caffe.schema import message
 from onnxaccel.graph.builder import dims_of
 from onnxaccel.graph.model import Model, name_of
 
+ACTING = frozenset({"HDF5Output", "Python"})
+"""Layers that do more than compute, when Caffe runs them: write files, import modules."""
+
 _SIZE = 8
 """What stands for a dynamic dimension; who runs the network sets its own."""
 
@@ -50,7 +53,7 @@ def append_computed(proto: Any, net: list[Layer], known: set[str]) -> set[str]:
         ``known``.
     """
     for layer in net:
-        given = layer.type in DATA or layer.type in HEADS or layer.type == "Input"
+        given = layer.type in DATA | ACTING or layer.type in HEADS or layer.type == "Input"
         if given or not set(layer.bottoms) <= known:
             continue
         copy = proto.layer.add()

@@ -47,6 +47,8 @@ def confine(folder: str, memory: int, seconds: int, file_size: int) -> bool:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, file_size),
     ):
+        _, most = resource.getrlimit(limit)
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
         resource.setrlimit(limit, (value, value))
     return sys.platform == "linux" and _landlock(folder)
 

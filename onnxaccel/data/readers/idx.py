@@ -69,6 +69,8 @@ def _read(path: Path, rank: int) -> npt.NDArray[np.uint8] | StoredRows:
                 )
             sizes = struct.unpack(f">{rank}I", header[4:]) if len(header) == 4 + 4 * rank else (1,)
             count = math.prod(sizes)
+            if not count:
+                raise DataError(f"{path}: empty, it declares sizes {list(sizes)}")
             if zipped:
                 packed = path.stat().st_size
                 fits(count, f"{path}: unpacked, it", DataError)
@@ -81,6 +83,6 @@ def _read(path: Path, rank: int) -> npt.NDArray[np.uint8] | StoredRows:
     if have < count:
         raise DataError(f"{path}: truncated: {have} of {count} bytes; download it again")
     shape = (*sizes, 1) if rank == 3 else sizes
-    if zipped or not count:
-        return np.frombuffer(data if count else b"", np.uint8).reshape(shape)
+    if zipped:
+        return np.frombuffer(data, np.uint8).reshape(shape)
     return StoredRows(path, shape, len(header))

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -19,7 +20,10 @@ _SAMPLES = ("x", "images", "data")
 _TARGETS = ("y", "labels", "label", "target")
 _PARTS = ("_train", "_test", "_val")
 
-_DAMAGED = (*BAD_ZIP, MemoryError, TypeError, KeyError, SyntaxError, OverflowError, struct.error, zlib.error)
+_DAMAGED = (
+    *(*BAD_ZIP, zlib.error, struct.error),
+    *(MemoryError, TypeError, KeyError, SyntaxError, OverflowError, TokenError),
+)
 """What numpy raises on a damaged file."""
 
 
