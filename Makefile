@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test check bench caffe clean
+.PHONY: setup demo test check fuzz bench caffe clean
 
 setup: $(READY)
 
@@ -26,6 +26,12 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+FUZZ_SECONDS ?= 60
+
+fuzz: $(READY)
+	$(PIP) -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/train_cpu.py
