@@ -166,10 +166,3 @@ def test_an_output_is_whole_or_not_there(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="cannot be written"):
             save(comparison(), place)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_page_names_every_field() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "comparison.md").read_text()
-    for kind in _KINDS.values():
-        for field in dataclasses.fields(kind):
-            assert f"`{field.name}`" in page, f"{kind.__name__}.{field.name}"
