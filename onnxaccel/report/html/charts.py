@@ -247,7 +247,7 @@ def frame(across: Scale, up: Scale, title: str, units: tuple[str, str], content:
     for tick in _apart(across):
         x = f"{across.at(tick):.2f}%"
         text.append(tag("text", label(tick), x=x, y="100%", dy=18, text_anchor="middle"))
-        grid.append(tag("line", x1=x, x2=x, y1="100%", y2="100%", class_="tick"))
+        grid.append(tag("line", x1=x, x2=x, y1="0", y2="100%"))
     shown = tag("svg", tag("g", *grid, class_="grid"), *text, *content, role="img", aria_label=title)
     return tag(
         "div",
