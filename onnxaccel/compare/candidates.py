@@ -116,7 +116,7 @@ def native(model: Opened, plan: Plan) -> list[Way]:
                 if mode in ("lite", "session"):
                     continue
                 name, mode = f"{name}, {device}", f"{mode} {device}"
-            row = Candidate(name, model.framework, mode)
+            row = Candidate(name, model.framework, mode, command=model.export)
             if cut:
                 why = "it runs whole, and --inputs or --outputs cut the converted model"
                 ways.append(Way(row, model, model.size, None, why))
@@ -181,7 +181,7 @@ def _of_pytorch(model: Opened, plan: Plan) -> dict[str, Any]:
 
 
 def _caffe(model: Opened, plan: Plan) -> Way:
-    row, home = Candidate("Caffe", "caffe", "caffe"), caffe_home()
+    row, home = Candidate("Caffe", "caffe", "caffe", command=model.export), caffe_home()
     if "caffe" in plan.pythons:
         return _way(row, model, plan, "caffe", {}, python=plan.pythons["caffe"])
     if home is None:
@@ -192,7 +192,13 @@ def _caffe(model: Opened, plan: Plan) -> Way:
 
 
 def _opencv(model: Opened, plan: Plan) -> Way:
-    return _way(Candidate("OpenCV", "opencv", "opencv"), model, plan, "opencv", {"writers": model.writers})
+    return _way(
+        Candidate("OpenCV", "opencv", "opencv", command=model.export),
+        model,
+        plan,
+        "opencv",
+        {"writers": model.writers},
+    )
 
 
 def _way(

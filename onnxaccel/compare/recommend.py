@@ -190,7 +190,7 @@ def _answer(
     if goal != "memory":
         words += f" ({threads} threads)" if threads != 1 else " (1 thread)"
     ratio = winner[1].better / base[1].better if base is not None else None
-    return Recommendation(goal, winner[0].name, f"{words}.", ratio, _command(source, goal, winner[0]))
+    return Recommendation(goal, winner[0].name, f"{words}.", ratio, _command(goal, winner[0]))
 
 
 def _better(entry: Entry) -> float:
@@ -252,13 +252,8 @@ def _accuracy(candidate: Candidate, goal: str) -> float | None:
     return part.accuracy if part is not None and part.failure is None else None
 
 
-def _command(source: Source, goal: str, winner: Candidate) -> str | None:
+def _command(goal: str, winner: Candidate) -> str | None:
     """What to run next; None: nothing, the winner is what the user has."""
-    if winner.framework == "onnxaccel":
-        if goal == "training":
-            return winner.training.command if winner.training else None
-        return winner.command
-    if source.framework is None and winner.framework in FRAMEWORKS:
-        name = source.name.rpartition(":")[2]
-        return f"onnxaccel models export {name} --framework {winner.framework} -o {name}"
+    if goal == "training" and winner.framework == "onnxaccel":
+        return winner.training.command if winner.training else None
     return winner.command

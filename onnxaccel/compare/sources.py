@@ -91,6 +91,7 @@ class Opened:
         parameters: Number of weights.
         probabilities: Whether its first output is that of a softmax.
         writers: Of a Caffe network, the layer that writes each output.
+        export: The command that writes the files of a reference model, or None.
         convert: The command that converts it, or None: it is ONNX already.
         target: The file that the command writes.
     """
@@ -114,6 +115,7 @@ class Opened:
     parameters: int
     probabilities: bool
     writers: tuple[str, ...]
+    export: str | None
     convert: str | None
     target: str
 
@@ -263,6 +265,7 @@ def _opened(name: str, asked: Asked, setup: Mapping[str, Any], folder: Path) -> 
         parameters=facts["parameters"],
         probabilities=facts["probabilities"],
         writers=tuple(facts["writers"]),
+        export=_export(setup, asked) if "reference" in setup else None,
         convert=_command(setup, asked, facts["files"]),
         target=_target(setup),
     )
@@ -284,20 +287,25 @@ def _target(setup: Mapping[str, Any]) -> str:
     return str(path) if setup["framework"] == "onnx" else f"{path.stem}.onnx"
 
 
+def _export(setup: Mapping[str, Any], asked: Asked) -> str:
+    """The command that writes a reference model's files."""
+    name, shape = setup["reference"], ",".join(map(str, setup["shape"]))
+    return (
+        f"onnxaccel models export {name} --framework {setup['framework']} --input-shape {shape} "
+        f"--classes {setup['classes']} --seed {asked.seed} -o {name}"
+    )
+
+
 def _command(setup: Mapping[str, Any], asked: Asked, files: Sequence[str]) -> str | None:
     """The command that converts a source; with `` --trainable`` behind it in trainable form."""
     if setup["framework"] == "onnx":
         return None
     target = _target(setup)
     if "reference" in setup:
-        name, shape = setup["reference"], ",".join(map(str, setup["shape"]))
+        name = setup["reference"]
         count = 2 if setup["framework"] == "caffe" else 1
         graph = " ".join(f"{name}/{Path(file).name}" for file in files[:count])
-        return (
-            f"onnxaccel models export {name} --framework {setup['framework']} --input-shape {shape} "
-            f"--classes {setup['classes']} --seed {asked.seed} -o {name} && "
-            f"onnxaccel convert {graph} -o {target}"
-        )
+        return f"{_export(setup, asked)} && onnxaccel convert {graph} -o {target}"
     words = ["onnxaccel convert", *map(shlex.quote, setup["files"]), f"-o {shlex.quote(target)}"]
     if asked.factory and setup["format"] in ("state-dict", "safetensors"):
         words.append(f"--factory {shlex.quote(asked.factory)}")

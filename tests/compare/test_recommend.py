@@ -142,12 +142,12 @@ CASES = {
     "nothing ran": Case("latency", [DEAD], None),
     "of all frameworks": Case(
         "latency",
-        [KERAS, serving("PyTorch eager", "pytorch", 0.1, 9.0), OURS],
+        [KERAS, serving("PyTorch eager", "pytorch", 0.1, 9.0, command="export"), OURS],
         "PyTorch eager",
         1.0,
         ["Serve with PyTorch eager"],
         None,
-        "onnxaccel models export mlp --framework pytorch -o mlp",
+        "export",
     ),
     "training": Case(
         "training",

@@ -130,7 +130,11 @@ def _sides(models: Sequence[Opened], providers: Sequence[str]) -> list[tuple[Can
     for model in models:
         ways = (("Caffe", "caffe"),) if model.framework == "caffe" else ways_of(model)
         # Keras's fit runs its step as a tf.function: there is no plain way beside it
-        sides += [(Candidate(name, model.framework, mode), model) for name, mode in ways if mode != "keras"]
+        sides += [
+            (Candidate(name, model.framework, mode, command=model.export), model)
+            for name, mode in ways
+            if mode != "keras"
+        ]
     ours = next((model for model in models if model.trainable is not None), models[0])
     return [*sides, *((Candidate(f"onnxaccel {name}", "onnxaccel", name), ours) for name in providers)]
 
@@ -183,5 +187,12 @@ def _command(model: Opened, provider: str, plan: Plan, data: Source, validation:
     convert = [f"{model.convert} --trainable"] if model.convert else []
     target, spec = shlex.quote(model.target), shlex.quote(data)
     held_out = f" --val {shlex.quote(validation)}" if isinstance(validation, str) else ""
-    train = f"onnxaccel train {target} --data {spec}{held_out} {plan.options()} --ep {provider}"
+    given = model.asked.preprocessing.items()
+    pixels = "".join(f" --{name} {_listed(value)}" for name, value in given if value is not None)
+    train = f"onnxaccel train {target} --data {spec}{held_out}{pixels} {plan.options()} --ep {provider}"
     return " && ".join([*convert, f"{train} -o trained.onnx"])
+
+
+def _listed(value: object) -> str:
+    """An option's value: numbers joined by commas."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
