@@ -13,6 +13,7 @@ from onnxaccel.version import __version__
 
 if TYPE_CHECKING:
     from onnxaccel import caffe as caffe
+    from onnxaccel import protection as protection
     from onnxaccel import pytorch as pytorch
     from onnxaccel import tensorflow as tensorflow
     from onnxaccel.compare.frame import compare as compare
@@ -39,6 +40,7 @@ _MODULES = {
     "compare": "onnxaccel.compare",
     "losses": "onnxaccel.graph.losses",
     "optimizers": "onnxaccel.graph.optimizers",
+    "protection": "onnxaccel.protection",
     "pytorch": "onnxaccel.pytorch",
     "schedules": "onnxaccel.graph.schedules",
     "tensorflow": "onnxaccel.tensorflow",

@@ -12,6 +12,11 @@
     │   └── CheckpointError     a checkpoint is damaged or belongs to another model
     ├── ComparisonError         a comparison cannot be made, or its document cannot be read
     ├── ProviderError           an execution provider is not usable here
+    ├── ProtectionError         a file cannot be opened or trusted: not encrypted, or in a version to come
+    │   ├── MissingKey          an encrypted file, and no key
+    │   ├── WrongKey            an encrypted file, and another key
+    │   ├── AlteredFile         an encrypted file that was altered or cut short
+    │   └── SignatureError      a file is not signed, not by this key, or was altered since
     ├── MissingDependency       an optional package is not installed
     └── OutputError             a result cannot be written
 
@@ -67,6 +72,26 @@ class ComparisonError(AccelError):
 
 class ProviderError(AccelError):
     """An execution provider is not usable on this machine."""
+
+
+class ProtectionError(AccelError):
+    """A protected file cannot be opened or trusted."""
+
+
+class MissingKey(ProtectionError):
+    """A file is encrypted, and there is no key for it."""
+
+
+class WrongKey(ProtectionError):
+    """A file was encrypted with another key."""
+
+
+class AlteredFile(ProtectionError):
+    """An encrypted file was altered, or cut short."""
+
+
+class SignatureError(ProtectionError):
+    """A file is not signed, not by the key that is asked for, or was altered after it was signed."""
 
 
 class OutputError(AccelError):

@@ -7,7 +7,8 @@ One file per verb; importing it adds the verb, in the order of the help page.
 
 from __future__ import annotations
 
-from onnxaccel.cli import convert, train, evaluate, graphs, optimize, compare, report, models, doctor  # isort: skip
+from onnxaccel.cli import convert, train, evaluate, graphs, optimize, compare, report  # isort: skip
+from onnxaccel.cli import models, protect, doctor  # isort: skip
 from onnxaccel.cli.app import app, main
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "main",
     "models",
     "optimize",
+    "protect",
     "report",
     "train",
 ]

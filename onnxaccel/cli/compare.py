@@ -23,6 +23,7 @@ from onnxaccel.cli.options import (
     writable,
 )
 from onnxaccel.cli.output import print_json, say
+from onnxaccel.cli.protection import KeyFile, Passphrase, RequireSignature
 
 
 @app.command()
@@ -84,6 +85,9 @@ def compare(
     mean: Mean = None,
     scale: Scale = None,
     layout: Layout = None,
+    key_file: KeyFile = None,
+    passphrase: Passphrase = False,
+    require_signature: RequireSignature = None,
     json_: Json = False,
 ) -> None:
     """Compare models in their own frameworks with onnxaccel, and say which to choose."""
@@ -96,6 +100,11 @@ def compare(
 
     if html is not None:
         writable(html)
+    if require_signature is not None:
+        from onnxaccel.graph.files import verify
+
+        for path in source:
+            verify(path, require_signature)
     found = run(
         source,
         data,

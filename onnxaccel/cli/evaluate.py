@@ -26,6 +26,7 @@ from onnxaccel.cli.options import (
     with_preprocessing,
 )
 from onnxaccel.cli.output import print_json
+from onnxaccel.cli.protection import KeyFile, Passphrase, RequireSignature
 
 
 @app.command()
@@ -45,6 +46,9 @@ def evaluate(
     mean: Mean = None,
     scale: Scale = None,
     layout: Layout = None,
+    key_file: KeyFile = None,
+    passphrase: Passphrase = False,
+    require_signature: RequireSignature = None,
     json_: Json = False,
 ) -> None:
     """Measure loss and accuracy over a data set."""
@@ -54,7 +58,7 @@ def evaluate(
 
     shared(workers)
     found = run(
-        with_preprocessing(model, mean, scale, layout),
+        with_preprocessing(model, mean, scale, layout, require_signature),
         data,
         loss=loss,
         ep=provider_of(ep, ep_option, strict_ep),
@@ -88,6 +92,9 @@ def predict(
     mean: Mean = None,
     scale: Scale = None,
     layout: Layout = None,
+    key_file: KeyFile = None,
+    passphrase: Passphrase = False,
+    require_signature: RequireSignature = None,
     json_: Json = False,
 ) -> None:
     """Run a model on one input and print what it gives."""
@@ -95,7 +102,9 @@ def predict(
     from onnxaccel.runtime.predictor import predict as run
 
     predictions = run(
-        with_preprocessing(model, mean, scale, layout), source, ep=provider_of(ep, ep_option, strict_ep)
+        with_preprocessing(model, mean, scale, layout, require_signature),
+        source,
+        ep=provider_of(ep, ep_option, strict_ep),
     )
     if json_:
         print_json([asdict(p) for p in predictions])

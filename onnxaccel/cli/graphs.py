@@ -10,6 +10,7 @@ import typer
 from onnxaccel.cli.app import app
 from onnxaccel.cli.options import Json, ModelFile, Out, names, writable
 from onnxaccel.cli.output import plain, print_json
+from onnxaccel.cli.protection import KeyFile, Passphrase, RequireSignature
 
 
 @app.command()
@@ -17,6 +18,9 @@ def gradient(
     model: ModelFile,
     output: Out = None,
     wrt: Annotated[str, typer.Option(help="inputs, parameters, or names: N,N.")] = "inputs",
+    key_file: KeyFile = None,
+    passphrase: Passphrase = False,
+    require_signature: RequireSignature = None,
     json_: Json = False,
 ) -> None:
     """Write the gradient graph, in standard operators, for any ONNX runtime to run."""
@@ -26,7 +30,10 @@ def gradient(
     from onnxaccel.report.terminal import show
 
     target = writable(output or model.with_suffix(".gradient.onnx"))
-    result = run(Model.load(model), wrt if wrt in ("inputs", "parameters") else names(wrt))
+    result = run(
+        Model.load(model, public_key=require_signature),
+        wrt if wrt in ("inputs", "parameters") else names(wrt),
+    )
     result.check()
     result.save(target)
     found = {
@@ -42,13 +49,19 @@ def gradient(
 
 
 @app.command()
-def inspect(model: ModelFile, json_: Json = False) -> None:
+def inspect(
+    model: ModelFile,
+    key_file: KeyFile = None,
+    passphrase: Passphrase = False,
+    require_signature: RequireSignature = None,
+    json_: Json = False,
+) -> None:
     """Show inputs, outputs, parameters and FLOPs, and what can be trained and what not."""
     from onnxaccel.graph.inspect import inspect as run
     from onnxaccel.graph.model import Model
     from onnxaccel.report.terminal import show_inspection
 
-    found = run(Model.load(model))
+    found = run(Model.load(model, public_key=require_signature))
     if json_:
         print_json(asdict(found))
     else:

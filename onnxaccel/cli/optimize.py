@@ -21,6 +21,7 @@ from onnxaccel.cli.options import (
     writable,
 )
 from onnxaccel.cli.output import print_json, say
+from onnxaccel.cli.protection import KeyFile, Passphrase, RequireSignature
 
 
 @app.command()
@@ -44,6 +45,9 @@ def optimize(
     mean: Mean = None,
     scale: Scale = None,
     layout: Layout = None,
+    key_file: KeyFile = None,
+    passphrase: Passphrase = False,
+    require_signature: RequireSignature = None,
     json_: Json = False,
 ) -> None:
     """Find the fastest variant of a model within a budget of error."""
@@ -53,7 +57,7 @@ def optimize(
 
     target = writable(output or model.with_suffix(".optimized.onnx"))
     found = run(
-        with_preprocessing(model, mean, scale, layout),
+        with_preprocessing(model, mean, scale, layout, require_signature),
         data,
         max_error=max_error,
         output=target,

@@ -114,11 +114,17 @@ def writable(path: Path) -> Path:
     return path
 
 
-def with_preprocessing(path: Path, mean: str | None, scale: float | None, layout: str | None) -> Any:
-    """The model, with its preprocessing changed by what the options say."""
+def with_preprocessing(
+    path: Path,
+    mean: str | None,
+    scale: float | None,
+    layout: str | None,
+    require_signature: Path | None = None,
+) -> Any:
+    """The model, with its preprocessing changed by what the options say; signed, where that is demanded."""
     from onnxaccel.graph.model import Model
 
-    model = Model.load(path)
+    model = Model.load(path, public_key=require_signature)
     for name, value in preprocessing_of(mean, scale, layout).items():
         setattr(model.metadata.preprocessing, name, value)
     return model

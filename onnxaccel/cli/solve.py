@@ -34,6 +34,9 @@ _FREE = frozenset(
         "scale",
         "layout",
         "output",
+        "key_file",
+        "passphrase",
+        "require_signature",
         "json_",
     }
 )

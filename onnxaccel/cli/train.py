@@ -32,6 +32,7 @@ from onnxaccel.cli.options import (
     writable,
 )
 from onnxaccel.cli.output import print_json
+from onnxaccel.cli.protection import KeyFile, Passphrase, RequireSignature, may_resume
 from onnxaccel.cli.solve import train_by_solver
 
 
@@ -155,6 +156,9 @@ def train(
     scale: Scale = None,
     layout: Layout = None,
     workers: Workers = 1,
+    key_file: KeyFile = None,
+    passphrase: Passphrase = False,
+    require_signature: RequireSignature = None,
     output: Out = None,
     json_: Json = False,
 ) -> None:
@@ -169,7 +173,8 @@ def train(
     if solver is not None:
         if workers > 1:
             raise typer.BadParameter("--solver trains in one process; leave out --workers")
-        loaded = with_preprocessing(model, mean, scale, layout)
+        loaded = with_preprocessing(model, mean, scale, layout, require_signature)
+        may_resume(loaded, resume, require_signature)
         return train_by_solver(context, loaded, solver, provider_of(ep, ep_option, strict_ep), target)
     shared(workers)
     given = {"lr": lr, "momentum": momentum, "nesterov": nesterov or None, "weight_decay": weight_decay}
@@ -184,7 +189,8 @@ def train(
     for text in schedule_option or ():
         schedule_settings |= settings_of(text, "--schedule-option")
     rates = schedules.create(schedule, schedule_settings)
-    loaded = with_preprocessing(model, mean, scale, layout)
+    loaded = with_preprocessing(model, mean, scale, layout, require_signature)
+    may_resume(loaded, resume, require_signature)
     loss, own = (loss, {}) if loss else losses.fitting(loaded.metadata.heads)
     trainer = Trainer(
         loaded,

@@ -211,11 +211,12 @@ def _files(name: str, asked: Asked) -> dict[str, Any]:
 
 
 def _is_onnx(path: Path) -> bool:
-    """Whether a file opens like an ONNX model: its first field is the IR version."""
+    """Whether a file opens like an ONNX model, its first field the IR version, or is an encrypted one."""
     from onnxaccel.converters.wire import first_fields
+    from onnxaccel.protect.container import is_sealed
 
-    if not path.is_file():
-        return False
+    if not path.is_file() or is_sealed(path):
+        return path.is_file()
     with path.open("rb") as file:
         fields = first_fields(file.read(4096))
     return bool(fields) and fields[0][:2] == (1, 0)

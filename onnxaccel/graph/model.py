@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 from onnx_ir.passes import common as passes
 
-from onnxaccel import bounds
 from onnxaccel.errors import ModelError, OutputError
-from onnxaccel.files import atomic_folder, scratch_folder
-from onnxaccel.graph.proto_file import write_proto
+from onnxaccel.files import atomic_folder
+from onnxaccel.graph.files import proto_in_memory, read_proto, verify, write_sealed
+from onnxaccel.graph.proto_file import serialized, with_references, without_large, write_proto
 from onnxaccel.graph.session import SessionSettings as SessionSettings
 from onnxaccel.graph.shapes import Loops, keep_ranks
-from onnxaccel.graph.tensor_data import check_tensors
 from onnxaccel.graph.wellformed import check_graph, read_small
+from onnxaccel.protect.container import Entry, Opened, is_sealed
+from onnxaccel.protect.keys import Key
 from onnxaccel.records import Malformed, record, record_of
 
 OPSET = 18
@@ -162,36 +162,53 @@ class Model:
     Attributes:
         ir: The `onnx_ir.Model`.
         metadata: What onnxaccel knows of it, see `Metadata`.
+        key: What `save` encrypts the model with, and the trainer its checkpoints: the key that opened its
+            file, or None for a file that was not encrypted.
     """
 
     def __init__(self, graph_model: ir.Model) -> None:
         self.ir = graph_model
         self.metadata = Metadata.from_props(graph_model.metadata_props)
+        self.key: Key | None = None
 
     # -- in and out ---------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Model:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        key: Key | None = None,
+        public_key: str | os.PathLike[str] | None = None,
+    ) -> Model:
         """Load an ONNX file, with its external data, raised to opset 18.
+
+        Args:
+            path: The file. One that is encrypted is decrypted in memory, and `save` encrypts again.
+            key: What it was encrypted with; None: the key that the environment names, see
+                `onnxaccel.protect.keys`.
+            public_key: Refuse the model unless it is signed by the key of this PEM file.
 
         Raises:
             ModelError: The file is missing, damaged, of a version that cannot be converted, or its external
                 data lies outside its folder.
+            ProtectionError: It is encrypted, and there is no key, a wrong one, or it was altered; or it is
+                not signed.
         """
         path = Path(path)
-        if not path.exists():
-            raise ModelError(f"{path}: no such file; give the path of an .onnx model")
-        data = bounds.read(path, ModelError)
+        if public_key is not None:
+            verify(path, public_key)
         try:
-            proto = onnx.ModelProto.FromString(data)
-            del data
-            if not proto.graph.node and not proto.graph.output:
-                raise ModelError(f"{path}: not an ONNX model (no graph in it)")
-            check_tensors(proto, path)
+            if is_sealed(path):
+                with Opened(path, key) as container:
+                    model = cls.from_proto(proto_in_memory(container.contents(), path))
+                    model.key = container.key
+                    return model
+            proto = read_proto(path)
             if _opset(proto) < OPSET:  # the version converter needs the weights in the message
                 onnx.load_external_data_for_model(proto, str(path.parent))
             return cls.from_proto(proto, base_dir=path.parent)
-        except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
             raise ModelError(f"{path}: not a readable ONNX model ({_first_line(error)})") from None
 
     @classmethod
@@ -240,7 +257,8 @@ class Model:
     def save(self, path: str | os.PathLike[str], *, apart: bool = False) -> Path:
         """Write the model to ``path``; above 2 GB the weights go to ``path`` + ".data" beside it.
 
-        The files appear at their names only when they are whole.
+        The files appear at their names only when they are whole. A model with a key is encrypted, into one
+        file.
 
         Args:
             path: Where to write.
@@ -251,6 +269,9 @@ class Model:
         """
         path = Path(path)
         self._write_metadata()
+        if self.key is not None:
+            write_sealed(path, self.key, self._entries(path.name))
+            return path
         try:
             with atomic_folder(path.parent) as folder:
                 scratch = folder / path.name
@@ -267,20 +288,28 @@ class Model:
         self._write_metadata()
         duplicate = Model(self.ir.clone())
         duplicate.metadata = copy.deepcopy(self.metadata)
+        duplicate.key = self.key
         return duplicate
+
+    def _entries(self, name: str) -> list[Entry]:
+        """What `save` would write, for a container."""
+        if self.nbytes <= PROTO_LIMIT:
+            return [Entry(name, *serialized(self.ir))]
+        proto, large = with_references(self.ir, f"{name}.data")
+        start = proto.SerializeToString()
+        size = sum(tensor.nbytes for tensor in large.values())
+        weights = Entry(f"{name}.data", size, (tensor.tobytes() for tensor in large.values()))
+        return [Entry(name, len(start), [start]), weights]
 
     def check(self) -> None:
         """Raise `ModelError` unless the graph is valid ONNX (operator schemas, types, order)."""
-        if self.nbytes > LARGE:
-            with scratch_folder() as folder:
-                self._checked(str(self.save(folder / "model.onnx", apart=True)))
-        else:
-            self._checked(self.to_proto())
-
-    @staticmethod
-    def _checked(subject: str | onnx.ModelProto) -> None:
+        proto, large = without_large(self.ir)  # weights of this size say nothing that a type does not
+        proto.graph.input.extend(
+            onnx.helper.make_tensor_value_info(name, tensor.dtype.value, tensor.shape.numpy())
+            for name, tensor in large.items()
+        )
         try:
-            onnx.checker.check_model(subject, full_check=True)
+            onnx.checker.check_model(proto, full_check=True)
         except Exception as error:
             raise ModelError(f"the graph is not valid ONNX ({_first_line(error)})") from None
 

@@ -25,7 +25,7 @@ def check_tensors(proto: onnx.ModelProto, path: Path) -> None:
         ModelError: There is such a tensor, or the file of its data is missing.
     """
     folder = path.parent.resolve()
-    for tensor in _tensors(proto):
+    for tensor in tensors(proto):
         name = f"{path}: tensor {tensor.name!r}"
         try:
             bits = ir.DataType(tensor.data_type).bitwidth if tensor.data_type != ir.DataType.STRING else 0
@@ -55,6 +55,10 @@ def _whole(tensor: onnx.TensorProto, count: int, bits: int) -> bool:
 def _check_external(tensor: onnx.TensorProto, path: Path, folder: Path, nbytes: int) -> None:
     where = {entry.key: entry.value for entry in tensor.external_data}
     location = where.get("location", "")
+    if not isinstance(location, str):  # protobuf gives bytes where a text is damaged
+        raise ModelError(
+            f"{path}: the place of tensor {tensor.name!r} is damaged ({location!r}); copy it again"
+        )
     target = folder / location
     if target.is_symlink() or not within(target, folder):
         raise ModelError(f"{path}: tensor {tensor.name!r} points outside the model's folder ({location!r})")
@@ -71,7 +75,7 @@ def _check_external(tensor: onnx.TensorProto, path: Path, folder: Path, nbytes: 
         )
 
 
-def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
+def tensors(message: Any) -> Iterator[onnx.TensorProto]:
     """All tensors of a model: weights, attributes, those of sub-graphs, functions and training graphs."""
     pending = [message]
     while pending:

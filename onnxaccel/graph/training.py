@@ -202,6 +202,7 @@ def _update_graph(
     own = [ir.val(name_of(p), const_value=ir.tensor(tensor_of(p), name=p.name)) for p in parameters]
     graph = ir.Graph([], [], nodes=[], initializers=own, opset_imports={"": model.opset}, name="update")
     second = Model(ir.Model(graph, ir_version=model.ir.ir_version))
+    second.key = model.key
     op = Builder(graph, prefix="update")
     sums = [ir.val(f"{p.name}{GRADIENT}", p.dtype, p.shape) for p in parameters]
     weight = ir.val(WEIGHT, ir.DataType.FLOAT, ir.Shape([]))

@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load, save, save_file
 
 from onnxaccel.bounds import regular, within
 from onnxaccel.errors import CheckpointError, OutputError
 from onnxaccel.files import atomic_folder
+from onnxaccel.protect.container import Entry, Opened, is_sealed, seal
+from onnxaccel.protect.keys import Key
 from onnxaccel.records import record_of
 
 BEST = "best.safetensors"
@@ -71,11 +73,13 @@ class Checkpoints:
     Args:
         folder: The folder; made when it is held.
         keep: How many of the newest checkpoints to keep, beside the best one.
+        key: What to encrypt them with; one that is not encrypted is then refused, as it may be anyone's.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2, key: Key | None = None) -> None:
         self.folder = Path(folder)
         self.keep = keep
+        self.key = key
         self._ours: list[Path] = []
 
     @contextmanager
@@ -133,7 +137,7 @@ class Checkpoints:
             # same best one. The other way round it would take the one before for it.
             for name in [BEST, path.name] if best else [path.name]:
                 with atomic_folder(self.folder) as scratch:
-                    save_file(tensors, scratch / name, metadata=header)
+                    _write(scratch / name, tensors, header, self.key)
                     while stale:  # of another training, and perhaps of more steps than this one
                         stale.pop().unlink(missing_ok=True)
             self._ours = [*(p for p in self._ours if p != path), path]
@@ -153,7 +157,7 @@ class Checkpoints:
         Raises:
             CheckpointError: It is damaged.
         """
-        return _load(self._ours[-1])
+        return _load(self._ours[-1], self.key)
 
     def best(self) -> State | None:
         """The tensors of the best checkpoint, or None where there is none.
@@ -162,17 +166,34 @@ class Checkpoints:
             CheckpointError: It is damaged.
         """
         path = self.folder / BEST
-        return _load(path)[0] if path.is_file() else None
+        return _load(path, self.key)[0] if path.is_file() else None
 
     def _numbered(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"))
 
 
-def _load(path: Path) -> tuple[State, Progress]:
+def _write(path: Path, tensors: State, header: dict[str, str], key: Key | None) -> None:
+    if key is None:
+        save_file(tensors, path, metadata=header)
+        return
+    content = save(tensors, metadata=header)
+    with path.open("wb") as file:
+        seal(file, key, [Entry(path.name, len(content), [content])])
+
+
+def _load(path: Path, key: Key | None) -> tuple[State, Progress]:
     if not within(path, path.parent):
         raise CheckpointError(f"{path}: refused, the link leaves its folder; copy the checkpoint there")
     regular(path, CheckpointError)
+    if is_sealed(path) != (key is not None):
+        there, here = ("encrypted", "not") if key is None else ("not encrypted", "encrypted")
+        raise CheckpointError(f"{path}: {there}, and the model is {here}; train that model from the start")
     try:
+        if key is not None:
+            with Opened(path, key) as container:
+                (content,) = container.contents().values()
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            return load(bytes(content)), record_of(Progress, header["__metadata__"][_KEY])
         with safe_open(os.fspath(path), framework="numpy") as file:
             progress = record_of(Progress, file.metadata()[_KEY])
             if not all(0 <= n < 2**53 for n in (progress.epoch, progress.batch, progress.steps)):

@@ -24,6 +24,8 @@ _PACKAGES = {
     "onnxscript": "torch",
     "opencv-python-headless": "caffe",
     "scikit-learn": "demo",
+    "cryptography": "protect",
+    "model-signing": "protect",
 }
 """Distributions to report, with the extra that installs them."""
 

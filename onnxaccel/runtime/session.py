@@ -15,10 +15,13 @@ import onnxruntime as ort
 from onnxaccel.errors import ModelError, ProviderError
 from onnxaccel.files import scratch_folder
 from onnxaccel.graph.session import SessionSettings
+from onnxaccel.protect.container import is_sealed
 from onnxaccel.runtime.providers import Provider, missing, resolve
 from onnxaccel.runtime.providers.options import TRIED
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from onnxaccel.graph.model import Model
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -44,6 +47,7 @@ class Session:
         profile: Folder that onnxruntime writes its profile into; `raw.end_profiling()` ends it.
         capture: Replay runs as CUDA graphs; for callers that bind inputs and outputs to buffers that stay
             where they are, with a run option "gpu_graph_id" for each set of them.
+        secret: Let nothing of the model reach the disk, as for every `Model` with a key.
 
     Attributes:
         raw: The onnxruntime session.
@@ -63,12 +67,19 @@ class Session:
         settings: SessionSettings | None = None,
         profile: Path | None = None,
         capture: bool = False,
+        secret: bool = False,
     ) -> None:
+        if isinstance(model, Path) and is_sealed(model):
+            from onnxaccel.graph.model import Model
+
+            model = Model.load(model)
         recorded = None if isinstance(model, Path) else model.metadata.session
         settings = settings or recorded or SessionSettings()
         self.provider = resolve(ep)
         if settings.graph_optimization not in _LEVELS:
             raise ModelError(f"there is no graph optimization {settings.graph_optimization!r}")
+        if secret or (not isinstance(model, Path) and model.key is not None):
+            self.provider = self.provider.without_files()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or settings.threads
         options.graph_optimization_level = _LEVELS[settings.graph_optimization]
@@ -158,12 +169,18 @@ def _create(model: Model | Path, options: ort.SessionOptions, provider: Provider
     }
     if not isinstance(model, Path):
         from onnxaccel.graph.model import LARGE
+        from onnxaccel.graph.proto_file import with_references
     try:
         if isinstance(model, Path):
             session = ort.InferenceSession(model, options, **settings)
+        elif model.key is not None:
+            proto, large = with_references(model.ir, "in memory", _is_plain)
+            values = [ort.OrtValue.ortvalue_from_numpy(tensor.numpy()) for tensor in large.values()]
+            options.add_external_initializers(list(large), values)
+            session = ort.InferenceSession(proto.SerializeToString(), options, **settings)
         elif model.nbytes <= LARGE:
             session = ort.InferenceSession(model.to_proto().SerializeToString(), options, **settings)
-        else:
+        else:  # a file is mapped, which spares a copy of the weights
             with scratch_folder() as folder:
                 session = ort.InferenceSession(
                     model.save(folder / "model.onnx", apart=True), options, **settings
@@ -173,6 +190,11 @@ def _create(model: Model | Path, options: ort.SessionOptions, provider: Provider
     if provider.ort_name not in session.get_providers():
         raise ProviderError(f"execution provider {provider.name!r} does not start with these options")
     return session
+
+
+def _is_plain(tensor: ir.TensorProtocol) -> bool:
+    """Whether numpy itself has the tensor's type."""
+    return tensor.numpy().dtype.kind in "fiub"
 
 
 def short(error: Exception) -> str:

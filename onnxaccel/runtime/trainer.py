@@ -232,6 +232,9 @@ class Trainer:
             "steps_per_epoch": str(steps_per_epoch),
             "augmentation": repr(augmentation),
         }
+        store = None
+        if checkpoint_folder is not None and self.leads:
+            store = Checkpoints(checkpoint_folder, keep, self._learner.model.key)
         fit = Fit(
             self._learner,
             data,
@@ -244,7 +247,7 @@ class Trainer:
             augmentation,
             metrics,
             Monitor(monitor, early_stopping, min_delta),
-            Checkpoints(checkpoint_folder, keep) if checkpoint_folder is not None and self.leads else None,
+            store,
             checkpoint_every,
             logdir,
             on_tick,

@@ -27,6 +27,7 @@ from onnxaccel.graph.model import Model, name_of, tensor_of
 from onnxaccel.graph.optimizers import SGD, AdamW, Optimizer
 from onnxaccel.graph.parameters import trainable
 from onnxaccel.graph.training import TrainingStep, evaluation_step
+from onnxaccel.protect.memory import memory_folder
 from onnxaccel.runtime.session import short
 from onnxaccel.runtime.upload import Batch
 
@@ -64,7 +65,8 @@ class OrtTrainingStepper:
         self._api = api
         self.step = _forward(model, loss)
         scratch = ExitStack()
-        self._path = scratch.enter_context(scratch_folder())
+        place = scratch_folder() if model.key is None else memory_folder()
+        self._path = scratch.enter_context(place)
         weakref.finalize(self, scratch.close)
         ort.set_default_logger_severity(4)  # else each graph transformer writes a line
         self._options = ort.SessionOptions()

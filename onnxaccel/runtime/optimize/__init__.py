@@ -17,6 +17,7 @@ from onnxaccel.data import Source
 from onnxaccel.errors import AccelError
 from onnxaccel.files import scratch_folder
 from onnxaccel.graph.model import Model, SessionSettings
+from onnxaccel.protect.memory import memory_folder
 from onnxaccel.runtime import distributed
 from onnxaccel.runtime.measure import Limits
 from onnxaccel.runtime.optimize.profile import profile
@@ -76,7 +77,7 @@ def optimize(
         raise AccelError("optimize measures one machine by itself; start it once, not under torchrun")
     model = model if isinstance(model, Model) else Model.load(model)
     providers = usable() if ep == "auto" else [resolve(ep).name]
-    with scratch_folder() as folder:
+    with scratch_folder() if model.key is None else memory_folder() as folder:
         search = Search(model, data, folder, max_error, limits, batch_size, seed, threads)
         timing = {
             "rounds": rounds,
@@ -101,7 +102,9 @@ def optimize(
                         f"with --batch-size {chosen} the search is for that"
                     )
         if with_profile:
-            found.profile = profile(winner.file, winner.settings, search.samples.judged, search.batch_size)
+            found.profile = profile(
+                winner.file, winner.settings, search.samples.judged, search.batch_size, search.secret
+            )
         if output is not None:
             found.output = str(_save(model, winner, found.settings, Path(output)))
     return found
@@ -112,6 +115,7 @@ def _save(model: Model, winner: Candidate, settings: SessionSettings, output: Pa
     chosen = Model.load(winner.file)
     chosen.metadata = copy.deepcopy(model.metadata)
     chosen.metadata.session = settings
+    chosen.key = model.key
     if winner.variant != ORIGINAL:
         chosen.metadata.trainable = []
     return chosen.save(output)

@@ -51,4 +51,4 @@ def run(setup: Mapping[str, Any]) -> tuple[Callable[[], object], dict[str, Any]]
 def _open(setup: Mapping[str, Any]) -> Session:
     settings = SessionSettings(**setup["settings"])
     provider = resolve(settings.provider or "cpu", settings.options)
-    return Session(Path(setup["model"]), provider, settings=settings)
+    return Session(Path(setup["model"]), provider, settings=settings, secret=setup["secret"])

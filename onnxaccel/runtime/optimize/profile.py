@@ -39,7 +39,9 @@ class OperatorTime:
     share: float
 
 
-def profile(path: Path, settings: SessionSettings, samples: Path, batch_size: int) -> list[OperatorTime]:
+def profile(
+    path: Path, settings: SessionSettings, samples: Path, batch_size: int, secret: bool = False
+) -> list[OperatorTime]:
     """Run a model under onnxruntime's profiler.
 
     Args:
@@ -47,14 +49,15 @@ def profile(path: Path, settings: SessionSettings, samples: Path, batch_size: in
         settings: How to run it.
         samples: A .npz of inputs, see `onnxaccel.runtime.optimize.samples`.
         batch_size: Samples per run.
+        secret: Let nothing of the model reach the disk; its own folder is in memory.
 
     Returns:
         One entry per operator and provider, the slowest first.
     """
     feed = feed_of(samples, batch_size)
     provider = resolve(settings.provider or "cpu", settings.options)
-    with scratch_folder() as folder:
-        session = Session(path, provider, settings=settings, profile=folder)
+    with scratch_folder(path.parent if secret else None) as folder:
+        session = Session(path, provider, settings=settings, profile=folder, secret=secret)
         for _ in range(RUNS + 1):
             session.run(feed)
         events = json.loads(Path(session.raw.end_profiling()).read_text())

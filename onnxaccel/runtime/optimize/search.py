@@ -59,6 +59,11 @@ class Search:
         self._threads = threads
         plain = model.copy()
         plain.metadata.session = None
+        self.secret = (
+            model.key is not None
+        )  # then the folder is in memory, and all that is written goes there
+        self._environment = ENVIRONMENT | ({"TMPDIR": str(folder)} if self.secret else {})
+        plain.key = None
         self._original = plain.save(folder / "original.onnx")
         self._convolves = any(node.op_type == "Conv" for node in plain.graph)
         self.samples: Samples = collect(model, data, folder, seed)
@@ -267,11 +272,11 @@ class Search:
 
     def _job(self, function: str, setup: Mapping[str, Any]) -> Job:
         base = {"source": str(self._original), "samples": str(self.samples.calibration)}
-        return Job(f"{_PACKAGE}.{function}", {**base, **setup}, environment=ENVIRONMENT)
+        return Job(f"{_PACKAGE}.{function}", {**base, **setup}, environment=self._environment)
 
     def _running(self, candidate: Candidate, batch_size: int) -> Job:
         setup = {**self._setup(candidate), "batch_size": batch_size}
-        return Job(f"{_PACKAGE}.candidate:run", setup, environment=ENVIRONMENT)
+        return Job(f"{_PACKAGE}.candidate:run", setup, environment=self._environment)
 
     def _setup(self, candidate: Candidate) -> dict[str, Any]:
         return {
@@ -279,6 +284,7 @@ class Search:
             "settings": asdict(candidate.settings),
             "samples": str(self.samples.judged),
             "outputs": str(self._outputs(candidate.name)),
+            "secret": self.secret,
         }
 
     def _outputs(self, name: str) -> Path:

@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from onnxaccel.errors import ProviderError
 from onnxaccel.runtime.providers import libraries, plugin
-from onnxaccel.runtime.providers.options import KNOWN, cache_folder, defaults, distribute
+from onnxaccel.runtime.providers.options import KNOWN, WRITES_FILES, cache_folder, defaults, distribute
 from onnxaccel.runtime.providers.probe import probe
 
 NAMES = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx", "openvino")
@@ -88,6 +88,18 @@ class Provider:
     def ort_name(self) -> str:
         """onnxruntime's own name for it."""
         return _ORT_NAMES[self.name]
+
+    def without_files(self) -> Provider:
+        """The provider for a model that must not reach the disk: no engines kept, no dumps."""
+        options = {
+            provider: {
+                name: kept
+                for name, value in given.items()
+                if (kept := WRITES_FILES.get(name, value)) is not None
+            }
+            for provider, given in self.options.items()
+        }
+        return replace(self, options=options)
 
     def attach(self, options: ort.SessionOptions) -> list[tuple[str, dict[str, str]]] | None:
         """Put the provider into the options of a session.

@@ -134,6 +134,19 @@ A model may ask for no others: some name libraries to load, files to write, or a
 """
 
 
+WRITES_FILES: dict[str, str | None] = {
+    "cache_dir": None,
+    "nv_dump_subgraphs": None,
+    "nv_runtime_cache_path": None,
+    "trt_dump_ep_context_model": None,
+    "trt_dump_subgraphs": None,
+    "trt_engine_cache_enable": "0",
+    "trt_engine_cache_path": None,
+}
+"""Options by which a provider keeps the model, or what it compiled of it, on disk; and what turns that off,
+None: that the option is not given."""
+
+
 def cache_folder(*parts: str) -> Path:
     """A folder of ours in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache); it is not created."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
