@@ -35,7 +35,7 @@ SHAPES = {
     "lenet": (1, 16, 20),
     "lstm_classifier": (7,),
     "mlp": (30,),
-    "mobilenet_v2": (3, 16, 16),
+    "mobilenet_v2": (3, 12, 12),
     "resnet18": (3, 16, 16),
     "transformer_encoder": (7,),
     "unet": (1, 16, 24),
