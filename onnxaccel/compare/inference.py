@@ -79,8 +79,13 @@ def infer(
     providers, obstacle = providers_of(request.ep)
     ways = [way for model in opened for way in native(model, plan)] + converted(first, plan, providers)
     ways = [way for way in ways if matches(way.candidate.name, request.only)]
+    if not ways and obstacle is None:
+        raise AccelError(f"it has no candidate that --only names: {', '.join(request.only)}")
     warnings = []
-    if request.optimized and obstacle is None:
+    variants = request.optimized and any(
+        matches(f"onnxaccel {p}, a variant", request.only) for p in providers
+    )
+    if variants:
         best = _optimized(first, plan, request, folder, progress)
         if isinstance(best, Way):
             ways.append(best)
@@ -187,6 +192,7 @@ def _measure(
         for size in plan.sizes:
             progress(f"batches of {size}: {len(jobs)} candidates, {request.rounds} rounds")
             measured.append(candidates.measure(str(size), request.rounds, request.seconds))
+        progress("the outputs of all candidates are compared")
         return measured, candidates.run(JUDGE)
 
 

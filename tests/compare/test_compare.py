@@ -141,6 +141,11 @@ def test_data_that_does_not_fit_is_the_sources_failure(shared: Path) -> None:
     assert "a sample has shape [4], input 'data' takes [1, 28, 28]" in str(source.failure)
 
 
+def test_patterns_that_name_no_candidate_are_a_failure(shared: Path) -> None:
+    (source,) = oa.compare(lenet(shared), only=["PyTorch *"], **QUICK).sources
+    assert source.failure == "it has no candidate that --only names: PyTorch *"
+
+
 NONSENSE: dict[str, tuple[dict[str, Any], str]] = {
     "no sources": ({"sources": []}, "nothing to compare"),
     "no data to train on": ({"train": True}, "training needs data"),
