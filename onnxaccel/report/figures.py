@@ -154,7 +154,9 @@ def machine_line(name: str, cores: int, memory: int, gpus: list[str]) -> str:
 
 def facts_line(source: Source) -> str:
     """A source in one line: whose it is, how large, what it takes."""
-    parts = [legible(source.framework) if source.framework else "a reference model in every framework"]
+    reference = source.name.startswith("models:")
+    unowned = "a reference model in every framework" if reference else "of no known framework"
+    parts = [legible(source.framework) if source.framework else unowned]
     if source.parameters is not None:
         parts.append(f"{source.parameters:,} parameters")
     if source.input_shape:

@@ -25,6 +25,7 @@ from onnxaccel.compare.native import common
 from onnxaccel.compare.results import Candidate, Comparison, Source
 from onnxaccel.compare.sources import Asked, open_source, reference_jobs
 from onnxaccel.converters.caffe.reference import caffe_home
+from onnxaccel.protect.container import MAGIC
 from onnxaccel.runtime.measure import Limits
 
 QUICK: dict[str, Any] = {"rounds": 1, "seconds": 0.05, "gap": 0.0, "patience": 1, "batch_sizes": (1, 4)}
@@ -83,16 +84,17 @@ def test_a_reference_model_in_every_framework() -> None:
 
 def test_files_beside_a_source_that_fails(shared: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 cut off")
+    (tmp_path / "sealed.onnx").write_bytes(MAGIC + bytes(100))
     data = f"{shared / 'data/mnist'}#8000:8100"
     made = oa.compare(
-        [lenet(shared), tmp_path / "broken.pt", "models:nothing"],
+        [lenet(shared), tmp_path / "broken.pt", tmp_path / "sealed.onnx", "models:nothing"],
         data,
         optimized=False,
         preprocessing={"scale": 1 / 256},
         goal="memory",
         **QUICK,
     )
-    good, broken, unknown = made.sources
+    good, broken, sealed, unknown = made.sources
     assert good.framework == "caffe" and good.input_shape == [1, 28, 28] and good.parameters == 431_080
     accuracies = {c.inference.accuracy for c in good.candidates if c.inference and not c.failed}
     assert (
@@ -103,6 +105,7 @@ def test_files_beside_a_source_that_fails(shared: Path, tmp_path: Path) -> None:
             check_measured(candidate, [1, 4], candidate.inference and candidate.inference.accuracy, FLOAT)
     assert good.recommendations[0].goal == "memory"
     assert "damaged or truncated" in str(broken.failure) and not broken.answered
+    assert "is encrypted" in str(sealed.failure)
     assert "choose one of" in str(unknown.failure) and "mlp" in str(unknown.failure)
 
 
