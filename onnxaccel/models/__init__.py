@@ -36,7 +36,6 @@ __all__ = [
     "export",
     "frameworks",
     "initial_weights",
-    "input_shape",
     "inputs",
     "lenet",
     "lstm_classifier",
@@ -76,11 +75,6 @@ def describe(name: str) -> str:
 def frameworks(name: str) -> tuple[str, ...]:
     """The frameworks that have a reference model, of `FRAMEWORKS`."""
     return FRAMEWORKS if _get(name).caffe is not None else FRAMEWORKS[:2]
-
-
-def input_shape(name: str) -> Shape:
-    """Default shape of one sample, channels first."""
-    return inputs(name).shape
 
 
 def inputs(name: str) -> Inputs:

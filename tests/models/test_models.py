@@ -179,3 +179,16 @@ def test_command_line_exports_without_warnings(tmp_path: Path) -> None:
         app, ["models", "export", "mlp", "--framework", "caffe", "--input-shape", "a"]
     )
     assert refused.exit_code == 2 and "64 or 3,32,32" in " ".join(refused.output.split())
+
+
+def test_the_page_has_every_model() -> None:
+    rows = []
+    for name in models.names():
+        inputs = models.inputs(name)
+        below = f", below {inputs.vocabulary}" if inputs.vocabulary else ""
+        sample = f"{inputs.kind} {','.join(map(str, inputs.shape))}{below}"
+        rows.append(
+            f"| `{name}` | {sample} | {models.targets(name)} | {', '.join(models.frameworks(name))} |"
+        )
+    page = Path(__file__).parents[2] / "docs/models.md"
+    assert "|---|---|---|---|\n" + "\n".join(rows) + "\n\n" in page.read_text()
