@@ -14,7 +14,7 @@ import torch
 from onnxaccel import models
 from onnxaccel.compare.results import Candidate, Settings
 from onnxaccel.compare.sources import Asked, Opened, open_source
-from onnxaccel.compare.training import Trained, caffe_net, train
+from onnxaccel.compare.training import Trained, caffe_net, curve, jobs, train
 from onnxaccel.compare.training.batches import write as write_batches
 from onnxaccel.compare.training.curve import Stored
 from onnxaccel.compare.training.in_tensorflow import optimizer_of
@@ -176,8 +176,8 @@ def test_models_of_each_framework_train_as_in_it(
     found = ran(train(several, f"{shared}/data/{data}", None, given, limits=Limits(300)))
     losses = {name: side.training.losses for name, side in found.items() if side.training is not None}
     native = next(iter(losses.values()))
-    for side, curve in losses.items():
-        apart = np.abs(np.subtract(curve, native)) / np.abs(native)
+    for side, losses_ in losses.items():
+        apart = np.abs(np.subtract(losses_, native)) / np.abs(native)
         print(f"{source}, {side}: {apart[:3].max():.1e} in 3 steps, {apart.max():.1e} in {STEPS}")
         # the third is the first with momentum in it; batch normalization makes more of each rounding
         assert apart[:3].max() < 1e-5, side
@@ -251,6 +251,20 @@ def test_a_side_that_fails_leaves_the_others(reference_models: dict[str, list[Op
     assert caffe is not None and ours is not None
     assert "Caffe has no adamw" in (caffe.failure or "")
     assert ours.failure is None and ours.difference == 0.0 and trained.target_loss is not None
+
+
+def test_a_process_started_anew_takes_its_turn_and_does_not_train_again(
+    reference_models: dict[str, list[Opened]], shared: Path, tmp_path: Path
+) -> None:
+    model, plan = reference_models["mlp"][0], Plan(loss="cross_entropy", epochs=2, max_steps=4)
+    assert model.trainable is not None
+    data = f"{shared}/data/{DATA['mlp']}"
+    written = write_batches(Model.load(model.trainable), plan, data, None, 0, tmp_path)
+    setup = dict(jobs.onnx(model, "cpu", jobs.Common(plan, written, 2, tmp_path)).setup)
+    step, facts = curve.start(setup)
+    assert len(facts["losses"]) == 4 and step() < facts["losses"][0]
+    step, facts = curve.start(setup)
+    assert not facts and step() == pytest.approx(np.log(10), rel=0.1)  # the loss of untrained weights
 
 
 def test_a_loss_that_is_no_number_is_a_reason(

@@ -151,8 +151,8 @@ def _training(result: Result) -> Training:
         disturbed=result.disturbed,
         accuracy=facts["accuracy"],
         memory=result.memory,
-        gpu_memory=facts["gpu_memory"],
-        startup=facts["startup"],
+        gpu_memory=result.gpu_memory,
+        startup=result.startup_seconds - facts["seconds"],
         first_step=facts["first_step"],
     )
 

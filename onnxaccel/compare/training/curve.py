@@ -11,7 +11,6 @@ its own:
     step(batch)           one step on a batch that is ready; its loss before the update
     timed(batches)        what is timed: a function that makes one step on the next of these, again and again
     scores(x)             what the model gives in inference
-    gpu_memory()          bytes taken on the GPU at their peak, or None
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import os
 import time
 from typing import Any
 
@@ -57,27 +57,24 @@ def start(setup: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     Args:
         setup: "side" ("MODULE" or "FILE.py" of the class), "x" and "y" (files of the batches,
             [steps, N, ...]), "held_out" (files of the validation data, [N, ...], or None), "labels" (whether
-            the targets are class labels), and what the class takes.
+            the targets are class labels), "done" (a file to make when the loss curve is there: a process that
+            is started anew for another turn only takes its turn), and what the class takes.
     """
-    began = time.perf_counter()
     x, y = Stored(setup["x"]), Stored(setup["y"])
     side = _module(setup["side"]).Side(setup, x[0], y[0])
-    first = side.ready(x[0], y[0])
-    startup = time.perf_counter() - began
-    began = time.perf_counter()
-    losses = [_finite(side.step(first), 0)]
-    first_step = time.perf_counter() - began
-    for index in range(1, len(x)):
-        losses.append(_finite(side.step(side.ready(x[index], y[index])), index))
-    facts = {
-        "startup": startup,
-        "first_step": first_step,
-        "losses": losses,
-        "accuracy": _accuracy(side, setup["held_out"], int(x.shape[1])) if setup["held_out"] else None,
-        "gpu_memory": side.gpu_memory(),
-        "notes": side.notes,
-    }
     held = [side.ready(x[index], y[index]) for index in range(min(HELD, len(x)))]
+    facts: dict[str, Any] = {}
+    if not os.path.exists(setup["done"]):
+        began = time.perf_counter()
+        losses = [_finite(side.step(held[0]), 0)]
+        first_step = time.perf_counter() - began
+        for index in range(1, len(x)):
+            losses.append(_finite(side.step(side.ready(x[index], y[index])), index))
+        held_out = setup["held_out"]
+        accuracy = _accuracy(side, held_out, int(x.shape[1])) if held_out else None
+        facts = {"losses": losses, "first_step": first_step, "accuracy": accuracy, "notes": side.notes}
+        facts["seconds"] = time.perf_counter() - began
+        open(setup["done"], "w").close()
     return side.timed(held), facts
 
 

@@ -61,7 +61,3 @@ class Side:
         data.data[...] = x
         net.forward()
         return np.array(net.blobs[self._names["scores"]].data)
-
-    def gpu_memory(self) -> int | None:
-        """None: it runs on the CPU."""
-        return None

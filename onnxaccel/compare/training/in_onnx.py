@@ -57,10 +57,6 @@ class Side:
         found = self._session.run({self._session.input_names[0]: x})
         return found[self._session.output_names[0]]
 
-    def gpu_memory(self) -> int | None:
-        """None: not known."""
-        return None
-
 
 def _optimizer(setup: dict[str, Any], model: Model) -> optimizers.Optimizer:
     """The optimizer; of a Caffe network Caffe's own, with the rates of its layers."""

@@ -73,10 +73,6 @@ class Side:
             found: Array = _first(module(torch.from_numpy(x))).numpy()
         return found
 
-    def gpu_memory(self) -> int | None:
-        """None: it runs on the CPU."""
-        return None
-
 
 class _Module:
     """A module that Python code builds: a reference model, or a factory's with a state dict."""

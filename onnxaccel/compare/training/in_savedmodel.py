@@ -64,7 +64,3 @@ class Side:
 
         found: Array = np.asarray(self._forward(tf.constant(x)))
         return found
-
-    def gpu_memory(self) -> int | None:
-        """None: it runs on the CPU."""
-        return None

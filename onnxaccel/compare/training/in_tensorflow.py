@@ -71,10 +71,6 @@ class Side:
         found: Array = np.asarray(self._model.predict_on_batch(self._laid_out(x)))
         return found
 
-    def gpu_memory(self) -> int | None:
-        """None: it runs on the CPU."""
-        return None
-
     def _laid_out(self, x: Array) -> Array:
         return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if self._planar else x
 

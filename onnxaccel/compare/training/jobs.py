@@ -46,6 +46,7 @@ class Common:
         return {
             "side": side,
             "mode": mode,
+            "done": str(self.folder / f"{Path(side).name}.{mode}.done"),
             "x": str(shared.x),
             "y": str(shared.y),
             "held_out": [str(path) for path in shared.held_out] if shared.held_out else None,
