@@ -305,3 +305,22 @@ def test_a_checkpoint_of_another_model_is_refused(mlp: Path, tmp_path: Path) -> 
     os.truncate(max(damaged.glob("step-*")), 1000)
     done = run("train", mlp, "--data", DIGITS, "--checkpoint", damaged, "--resume", "-o", tmp_path / "p")
     assert done.returncode == 1 and "damaged" in done.stderr
+
+
+def test_classes_on_the_last_axis_train_and_evaluate(tmp_path: Path) -> None:
+    """As Keras gives the scores of pixels and positions."""
+    torch.manual_seed(0)
+    module, out = torch.nn.Linear(5, 3), tmp_path / "positions.onnx"
+    oa.convert(module, torch.zeros(2, 4, 5), trainable=True).save(out)
+    x, y = torch.randn(20, 4, 5), torch.randint(0, 3, (20, 4))
+    np.savez(tmp_path / "data.npz", x=x.numpy(), y=y.numpy())
+    options = ("--data", tmp_path / "data.npz", "--loss-option", "axis=-1")
+    found, scores = document("evaluate", out, *options), module(x).detach()
+    exact = torch.nn.functional.cross_entropy(scores.double().movedim(-1, 1), y).item()
+    assert abs(found["loss"] / exact - 1) < 1e-6
+    assert abs(found["accuracy"] - (scores.argmax(-1) == y).double().mean().item()) < 1e-6
+    trained = tmp_path / "trained.onnx"
+    document("train", out, *options, "--lr", 0.1, "-o", trained)
+    assert document("evaluate", trained, *options)["loss"] < found["loss"]
+    refused = run("evaluate", out, "--data", tmp_path / "data.npz", "--loss-option", "axis")
+    assert refused.returncode == 2 and "write NAME=VALUE" in " ".join(refused.stderr.split())

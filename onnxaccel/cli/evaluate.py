@@ -14,12 +14,14 @@ from onnxaccel.cli.options import (
     EpOption,
     Json,
     Layout,
+    LossOption,
     Mean,
     ModelFile,
     Scale,
     StrictEp,
     Threads,
     Workers,
+    merged,
     names,
     provider_of,
     shared,
@@ -34,6 +36,7 @@ def evaluate(
     model: ModelFile,
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     loss: Annotated[str | None, typer.Option(help="Loss; by default it follows from the data.")] = None,
+    loss_option: LossOption = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Samples per batch; 256, or what optimize recorded.", min=1)
     ] = None,
@@ -52,15 +55,17 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Measure loss and accuracy over a data set."""
+    from onnxaccel.graph import losses
     from onnxaccel.report.terminal import show
     from onnxaccel.runtime.distributed import leads
     from onnxaccel.runtime.evaluator import evaluate as run
 
     shared(workers)
+    settings = merged(loss_option, "--loss-option")
     found = run(
         with_preprocessing(model, mean, scale, layout, require_signature),
         data,
-        loss=loss,
+        loss=losses.create(loss or "cross_entropy", settings) if settings else loss,
         ep=provider_of(ep, ep_option, strict_ep),
         batch_size=batch_size,
         threads=threads,

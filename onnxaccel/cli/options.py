@@ -28,6 +28,13 @@ Mean = Annotated[
     str | None, typer.Option(help="Subtracted from raw data: one number, or one per channel, N,N,N.")
 ]
 Scale = Annotated[float | None, typer.Option(help="Raw data is multiplied by this, after the mean.")]
+LossOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--loss-option",
+        help="A setting of the loss, by torch's name: label_smoothing=0.1, axis=-1; repeatable.",
+    ),
+]
 Layout = Annotated[str | None, typer.Option(help="Layout of image inputs: NCHW or NHWC.")]
 DATA_HELP = "Class folders of images, MNIST IDX, .npz, .csv, sklearn:digits; #train, #0:8000 pick a part."
 
@@ -48,6 +55,11 @@ def settings_of(text: str, option: str) -> dict[str, Any]:
             raise typer.BadParameter(f"{option} {text!r}: write NAME=VALUE, or NAME=VALUE,VALUE")
         values[list(values)[-1]].append(_value(value.strip()))
     return {name: tuple(parts) if len(parts) > 1 else parts[0] for name, parts in values.items()}
+
+
+def merged(texts: list[str] | None, option: str) -> dict[str, Any]:
+    """The settings of an option that was given several times."""
+    return {name: value for text in texts or () for name, value in settings_of(text, option).items()}
 
 
 def _value(text: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from onnxaccel.cli.options import (
     EpOption,
     Json,
     Layout,
+    LossOption,
     Mean,
     ModelFile,
     Out,
@@ -24,9 +25,9 @@ from onnxaccel.cli.options import (
     Threads,
     Workers,
     group_of,
+    merged,
     names,
     provider_of,
-    settings_of,
     shared,
     with_preprocessing,
     writable,
@@ -50,10 +51,7 @@ def train(
             "Caffe network's own head, else cross_entropy."
         ),
     ] = None,
-    loss_option: Annotated[
-        list[str] | None,
-        typer.Option(help="A setting of the loss, by torch's name: label_smoothing=0.1; repeatable."),
-    ] = None,
+    loss_option: LossOption = None,
     optimizer: Annotated[
         str,
         typer.Option(
@@ -179,22 +177,15 @@ def train(
     shared(workers)
     given = {"lr": lr, "momentum": momentum, "nesterov": nesterov or None, "weight_decay": weight_decay}
     settings = {name: value for name, value in given.items() if value is not None}
-    for text in optimizer_option or ():
-        settings |= settings_of(text, "--optimizer-option")
-    loss_settings: dict[str, Any] = {}
-    for text in loss_option or ():
-        loss_settings |= settings_of(text, "--loss-option")
+    settings |= merged(optimizer_option, "--optimizer-option")
     groups = [*(NO_DECAY_ON_BIAS_AND_NORM if no_decay_bias_norm else ()), *map(group_of, group or ())]
-    schedule_settings: dict[str, Any] = {"warmup": warmup}
-    for text in schedule_option or ():
-        schedule_settings |= settings_of(text, "--schedule-option")
-    rates = schedules.create(schedule, schedule_settings)
+    rates = schedules.create(schedule, {"warmup": warmup} | merged(schedule_option, "--schedule-option"))
     loaded = with_preprocessing(model, mean, scale, layout, require_signature)
     may_resume(loaded, resume, require_signature)
     loss, own = (loss, {}) if loss else losses.fitting(loaded.metadata.heads)
     trainer = Trainer(
         loaded,
-        loss=losses.create(loss, own | loss_settings),
+        loss=losses.create(loss, own | merged(loss_option, "--loss-option")),
         optimizer=create(optimizer, settings | {"groups": groups}),
         ep=provider_of(ep, ep_option, strict_ep),
         seed=seed,
