@@ -93,7 +93,7 @@ def show_environment(found: Environment) -> None:
 def show_optimization(found: Optimization) -> None:
     """Print what `optimize` measured."""
     megabyte = 2**20
-    rows = [
+    speeds = [
         (
             row.name,
             row.p50,
@@ -101,6 +101,12 @@ def show_optimization(found: Optimization) -> None:
             row.p99,
             None if row.throughput is None else f"{row.throughput:,.0f}",
             None if row.speedup is None else f"{row.speedup:.2f}x",
+        )
+        for row in found.rows
+    ]
+    costs = [
+        (
+            row.name,
             None if row.memory is None else f"{row.memory / megabyte:.0f}",
             None if row.size is None else f"{row.size / megabyte:.2f}",
             row.relative_error,
@@ -109,8 +115,9 @@ def show_optimization(found: Optimization) -> None:
         )
         for row in found.rows
     ]
-    columns = ("candidate", "p50 ms", "p90", "p99", "samples/s", "speed-up", "MiB", "file MiB", "error")
-    show(f"Batch of {found.batch_size}", (*columns, "accuracy", "verdict"), rows)
+    columns = ("candidate", "p50 ms", "p90", "p99", "samples/s", "speed-up")
+    show(f"Speed in batches of {found.batch_size}", columns, speeds)
+    show("What it costs", ("candidate", "MiB", "file MiB", "error", "accuracy", "verdict"), costs)
     if found.throughput_by_batch:
         sizes = [
             (size, f"{rate:,.0f}", found.speedup_by_batch.get(size))
@@ -121,8 +128,8 @@ def show_optimization(found: Optimization) -> None:
         times = [(t.operator, t.provider, t.nodes, t.milliseconds, f"{t.share:.1%}") for t in found.profile]
         show("Time by operator", ("operator", "provider", "nodes", "ms per run", "share"), times)
     Console(markup=False).print(
-        f"{found.winner}: {found.speedup:.2f}x the original, error {found.error:.3g} ({found.metric}); "
-        f"written to {found.output}"
+        f"{found.winner}: {found.speedup:.2f}x the original, error {found.error:.3g} ({found.metric})"
+        + (f"; written to {found.output}" if found.output else "")
     )
 
 
