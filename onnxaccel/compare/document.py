@@ -130,7 +130,7 @@ def _read(value: Any, wanted: Any, where: str) -> Any:
         if _endless(value) or abs(value) > LARGEST_NUMBER:
             raise _Unfit(f"{where} is out of range")
         return kind(value)
-    if kind is str and isinstance(value, str):
+    if kind in (str, bool) and isinstance(value, kind):
         return value
     name = "object" if is_dataclass(kind) else kind.__name__
     raise _Unfit(f"{where} is {_kind(value)}, not {name}")

@@ -59,7 +59,7 @@ class Settings:
     rounds: int
     seconds: float
     seed: int
-    training: dict[str, float | int | str] | None = None
+    training: dict[str, float | int | str | bool] | None = None
 
 
 @dataclass

@@ -54,6 +54,8 @@ def times(ratio: float | None, sign: str = "x") -> str:
     """A ratio: 2.10x."""
     if ratio is None or not math.isfinite(ratio):
         return MISSING
+    if ratio < 0.1:
+        return number(ratio, 2) + sign
     return (f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.1f}" if ratio < 100 else f"{ratio:,.0f}") + sign
 
 

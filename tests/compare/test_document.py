@@ -21,6 +21,7 @@ _PLAIN: dict[str, st.SearchStrategy[Any]] = {
     "str": st.text(max_size=20),
     "int": st.integers(0, 10**18),
     "float": st.floats(0, 1e18),
+    "bool": st.booleans(),
 }
 _KINDS = {name: kind for name, kind in vars(results).items() if dataclasses.is_dataclass(kind)}
 

@@ -113,7 +113,16 @@ def comparison(*sources: Source, name: str = "AMD EPYC") -> Comparison:
     return Comparison(
         "2026-11-25T00:12:09+00:00",
         Machine(name, 2, 24 * 2**30, [], "Linux 6.1 x86_64", {"Python": "3.11.9", "torch": "2.13.0"}),
-        Settings(2, "fp32", [1, 8, 32], "mnist#test", 3, 1.0, 0, {"optimizer": "sgd", "lr": 0.05}),
+        Settings(
+            2,
+            "fp32",
+            [1, 8, 32],
+            "mnist#test",
+            3,
+            1.0,
+            0,
+            {"optimizer": "sgd", "lr": 0.05, "nesterov": False},
+        ),
         list(sources) or [source()],
         ["Each framework draws its own Dropout masks."],
     )

@@ -64,5 +64,12 @@ def test_numbers_read_well() -> None:
         "100.0 %",
         "-",
     ]
-    assert [times(v) for v in (0.456, 2.1, 12.34, 1234.5, None)] == ["0.46x", "2.10x", "12.3x", "1,234x", "-"]
+    assert [times(v) for v in (0.0026, 0.456, 2.1, 12.34, 1234.5, None)] == [
+        "0.0026x",
+        "0.46x",
+        "2.10x",
+        "12.3x",
+        "1,234x",
+        "-",
+    ]
     assert legible(HOSTILE).isprintable() and legible("x" * 500, 10) == "x" * 9 + "…"

@@ -72,7 +72,7 @@ def logarithmic(low: float, high: float) -> Scale:
     """The logarithmic axis from ``low`` to ``high``, with four round values or more where there are some."""
     low, high = max(low, 1e-30) / 1.12, max(high, 1e-30) * 1.12
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1,), (1, 3), (1, 2, 5)):
+    for digits in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10))):
         every = max(1, math.ceil(len(decades) / 7)) if digits == (1,) else 1
         ticks = [digit * 10.0**decade for decade in decades[::every] for digit in digits]
         ticks = [tick for tick in ticks if low <= tick <= high]
