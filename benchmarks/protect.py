@@ -46,7 +46,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         os.environ[KEY_FILE] = str(protection.generate(folder / "model.key"))
-        lines = ["# Protection, measured", "", f"`python benchmarks/protect.py`, {platform.processor()}", ""]
+        lines = [
+            "# Protection, measured",
+            "",
+            f"`python benchmarks/protect.py`, {platform.machine()}, {os.cpu_count()} cores.",
+            "",
+        ]
         lines += overhead(folder, options.megabytes, options.rounds)
         lines += flips(folder, options.flips)
         lines += leaks(folder)

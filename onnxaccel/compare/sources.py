@@ -22,8 +22,7 @@ import numpy as np
 from onnxaccel.compare.results import Source
 from onnxaccel.data import Source as Data
 from onnxaccel.data import as_dataset, label_kind
-from onnxaccel.errors import AccelError, ProtectionError
-from onnxaccel.protect.container import is_sealed
+from onnxaccel.errors import AccelError
 from onnxaccel.runtime.measure import ENVIRONMENT, Failed, Job, Limits, once, reason
 
 REFERENCE = "models:"
@@ -205,11 +204,6 @@ def _files(name: str, asked: Asked) -> dict[str, Any]:
     from onnxaccel.converters.detect import detect
 
     paths = [Path(part) for part in name.split(",")] if not Path(name).exists() else [Path(name)]
-    if is_sealed(paths[0]):
-        raise ProtectionError(
-            f"{name}: is encrypted, and a comparison writes what it measures to disk; compare the model that "
-            "it was made of"
-        )
     if len(paths) == 1 and _is_onnx(paths[0]):
         return {"framework": "onnx", "format": "onnx", "files": [str(paths[0])]}
     found = detect(paths)

@@ -105,7 +105,7 @@ def test_files_beside_a_source_that_fails(shared: Path, tmp_path: Path) -> None:
             check_measured(candidate, [1, 4], candidate.inference and candidate.inference.accuracy, FLOAT)
     assert good.recommendations[0].goal == "memory"
     assert "damaged or truncated" in str(broken.failure) and not broken.answered
-    assert "is encrypted" in str(sealed.failure)
+    assert "encrypted in format 0" in str(sealed.failure)
     assert "choose one of" in str(unknown.failure) and "mlp" in str(unknown.failure)
 
 
