@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from onnxaccel.errors import AccelError
@@ -71,6 +71,20 @@ def within(path: Path, *folders: Path) -> bool:
     except (OSError, RuntimeError, ValueError):  # a loop of links; a name with a null byte
         return False
     return any(real.is_relative_to(folder.resolve()) for folder in folders)
+
+
+def guard(*folders: Path) -> Callable[[Path], bool]:
+    """`within` for many paths: what folders they are in is found out once per folder."""
+    known: dict[Path, bool] = {}
+
+    def inside(path: Path) -> bool:
+        if path.is_symlink():
+            return within(path, *folders)
+        if path.parent not in known:
+            known[path.parent] = within(path.parent, *folders)
+        return known[path.parent]
+
+    return inside
 
 
 def entries(folder: Path, error: type[AccelError], root: Path | None = None) -> list[Path]:

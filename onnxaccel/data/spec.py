@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from os.path import exists
 from pathlib import Path
 
 from onnxaccel.bounds import entries, regular
@@ -36,7 +37,7 @@ def open_dataset(spec: str) -> Dataset:
         dataset = _reader("sklearn")(Path(rest), part)
     else:
         path = Path(name).expanduser()
-        if not path.exists():
+        if not exists(path):  # unlike Path's it is False for a name that no file can have
             raise DataError(f"{path}: no such file or folder; --data takes a path or sklearn:NAME")
         if not path.is_dir():
             regular(path, DataError)

@@ -196,6 +196,7 @@ class Model:
                 not signed.
         """
         path = Path(path)
+        bounds.regular(path, ModelError)
         if public_key is not None:
             verify(path, public_key)
         try:

@@ -55,6 +55,8 @@ def _whole(tensor: onnx.TensorProto, count: int, bits: int) -> bool:
 def _check_external(tensor: onnx.TensorProto, path: Path, folder: Path, nbytes: int) -> None:
     where = {entry.key: entry.value for entry in tensor.external_data}
     location = where.get("location", "")
+    if not isinstance(location, str):  # protobuf's Python gives bytes where it is no UTF-8
+        raise ModelError(f"{path}: tensor {tensor.name!r} lies in a file of no possible name ({location!r})")
     if not isinstance(location, str):  # protobuf gives bytes where a text is damaged
         raise ModelError(
             f"{path}: the place of tensor {tensor.name!r} is damaged ({location!r}); copy it again"

@@ -11,10 +11,11 @@ import numpy as np
 
 from onnxaccel import records
 from onnxaccel.compare import document
-from onnxaccel.converters import detect, wire
+from onnxaccel.converters import wire
 from onnxaccel.converters.caffe import assemble, net, solver, weights
 from onnxaccel.converters.caffe.fillers import filled
 from onnxaccel.converters.contract import Options
+from onnxaccel.converters.detect import format_of as model_format
 from onnxaccel.converters.pytorch import scan
 from onnxaccel.data import spec
 from onnxaccel.data.readers import datum, idx, lists, lmdb, npz, table
@@ -147,7 +148,7 @@ def _caffemodel(content: bytes) -> None:
 def _detect(content: bytes) -> None:
     path = _file("model", content)
     wire.first_fields(content)
-    for tell in (detect.format_of, spec.format_of):
+    for tell in (model_format, spec.format_of):
         try:
             tell(path)
         except AccelError:

@@ -350,6 +350,12 @@ def _(folder: Path, judge: Judge) -> Arguments:
     return ["predict", str(folder / "rows.onnx"), str(folder / "input.npy")]
 
 
+@hostile("npy", "a header that ends early")
+def _(folder: Path, judge: Judge) -> Arguments:
+    (folder / "input.npy").write_bytes(_npy("(3, 4").replace(b"}", b" "))
+    return ["predict", str(folder / "rows.onnx"), str(folder / "input.npy")]
+
+
 @hostile("npy", "a shape of 2^60")
 def _(folder: Path, judge: Judge) -> Arguments:
     (folder / "input.npy").write_bytes(_npy("(1152921504606846976, 4)"))
@@ -524,6 +530,8 @@ def _list(text: str, name: str = "list.txt", part: str = "") -> Make:
 
 
 hostile("image list", "a name above the list's folder")(_list("../../outside.png 1\n"))
+hostile("image list", "a name of 5,000 letters")(_list("a" * 5000 + ".png 1\n"))
+hostile("image list", "a label of 5,000 digits")(_list("a.png " + "1" * 5000 + "\n"))
 hostile("image list", "an absolute name")(_list("/etc/passwd 1\n"))
 hostile("image list", "a device")(_list("/dev/zero 1\n"))
 hostile("image list", "a name above the root")(_list("../../outside.png 1\n", part="#root=."))

@@ -173,8 +173,15 @@ def _torch(folder: Path) -> None:
 
 
 def _tensorflow(folder: Path) -> None:
+    from onnxaccel.converters.tensorflow.bridge import import_tensorflow, quiet
+
+    tf = import_tensorflow()
+    with quiet():
+        _write_tensorflow(folder, tf)
+
+
+def _write_tensorflow(folder: Path, tf: Any) -> None:
     import keras
-    import tensorflow as tf
 
     keras.utils.set_random_seed(0)
     network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "relu"), keras.layers.Dense(2)])

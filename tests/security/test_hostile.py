@@ -31,7 +31,7 @@ HARMLESS = {
 }
 """What may be accepted, since what is hostile in it is left out or does nothing."""
 
-SLOW = ("Keras archive", "Keras HDF5", "TensorFlow Lite")
+SLOW = ("Keras archive", "Keras HDF5", "TensorFlow Lite", "parquet")
 DAMAGED = 6
 """Damaged copies of each format in the default run; the benchmark makes hundreds."""
 

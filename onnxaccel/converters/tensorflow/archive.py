@@ -75,7 +75,7 @@ def _check_config(path: Path, text: bytes | str, custom: bool) -> None:
                 f"{path}: has a {str(name).strip('_').capitalize() if name == '__lambda__' else name} layer, "
                 f"which is code from the file, so it is not loaded; {_REMEDY}"
             )
-        if isinstance(module, str) and not custom and not _known(module):
+        if isinstance(module, str) and not custom and not _known(module) and not _registered(item):
             raise ConversionError(
                 f"{path}: has an object of module {module!r}, which is no part of Keras; name the module "
                 f"that defines it with --custom-objects MODULE, or {_REMEDY}"
@@ -88,6 +88,14 @@ def _check_config(path: Path, text: bytes | str, custom: bool) -> None:
 
 def _known(module: str) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in _PACKAGES)
+
+
+def _registered(item: dict[str, Any]) -> bool:
+    """Whether the user's own program has registered an object of that name with Keras."""
+    import keras
+
+    name = item.get("registered_name")
+    return isinstance(name, str) and keras.saving.get_registered_object(name) is not None
 
 
 def _objects(document: Any) -> Iterator[dict[str, Any]]:

@@ -94,10 +94,35 @@ def _check_whole(path: Path) -> None:
         raise ConversionError(
             f"{path}: a damaged or truncated TensorFlow Lite file ({type(error).__name__}); copy it again"
         ) from None
+    for graph in model.subgraphs or ():
+        _check_order(graph, model.buffers, path)
     names = {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
     used = {names.get(max(c.builtinCode, c.deprecatedBuiltinCode), "?") for c in model.operatorCodes}
     for name in sorted(used & _STATEFUL):
         raise ConversionError(f"{path}: operator {name} keeps a state from call to call and has no ONNX form")
+
+
+def _check_order(graph: Any, buffers: Any, path: Path) -> None:
+    """Refuse operators that read what is not written yet: the interpreter would read foreign memory."""
+    count = len(graph.tensors)
+    known = {int(index) for index in graph.inputs}
+    for place, operator in enumerate(graph.operators or ()):
+        for index in map(int, operator.inputs if operator.inputs is not None else ()):
+            fine = index == -1 or 0 <= index < count  # -1: an input that is left out
+            if not fine or (index >= 0 and index not in known and not _held(graph.tensors[index], buffers)):
+                raise ConversionError(
+                    f"{path}: a damaged TensorFlow Lite file: operator {place} reads tensor {index}, which "
+                    "nothing has written"
+                )
+        known.update(map(int, operator.outputs if operator.outputs is not None else ()))
+
+
+def _held(tensor: Any, buffers: Any) -> bool:
+    """Whether a tensor has its values from the file, or keeps them from run to run, or has none."""
+    if tensor.isVariable or (tensor.shape is not None and 0 in list(tensor.shape)):
+        return True
+    buffer = buffers[tensor.buffer] if 0 <= tensor.buffer < len(buffers) else None
+    return buffer is not None and (bool(buffer.offset) or (buffer.data is not None and len(buffer.data) > 0))
 
 
 def _byte_ranges(sources: dict[str, dict[str, Any]]) -> dict[str, tuple[int, int]]:
