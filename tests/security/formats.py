@@ -111,13 +111,7 @@ FORMATS = (
 
 
 def place(seeds: Path, folder: Path, name: str) -> Path:
-    """A fresh copy of a seed in ``folder``, beside copies of all the others."""
-    if not folder.exists():
-        shutil.copytree(seeds, folder)
-    target = folder / name
-    if target.is_dir():
-        shutil.rmtree(target)
-        shutil.copytree(seeds / name, target)
-    else:
-        shutil.copy(seeds / name, target)
-    return target
+    """Fresh copies of all seeds in ``folder``, and there the one called ``name``."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(seeds, folder)
+    return folder / name
