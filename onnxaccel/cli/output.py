@@ -8,8 +8,8 @@ from typing import Any
 
 
 def say(line: str) -> None:
-    """Print one line to standard error."""
-    print(" ".join(line.split("\n")), file=sys.stderr, flush=True)
+    """Print one line to standard error, without control characters: it may hold names out of a file."""
+    print("".join(c if c.isprintable() else " " for c in line), file=sys.stderr, flush=True)
 
 
 def print_json(document: Any) -> None:

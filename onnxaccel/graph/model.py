@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from onnxaccel import bounds
 from onnxaccel.errors import ModelError, OutputError
 from onnxaccel.files import atomic_folder
 from onnxaccel.graph.files import proto_in_memory, read_proto, verify, write_sealed

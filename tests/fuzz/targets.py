@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from onnxaccel.data import spec
 from onnxaccel.data.readers import datum, idx, lists, lmdb, npz, table
 from onnxaccel.errors import AccelError
 from onnxaccel.graph import model
+from onnxaccel.protect import container
+from onnxaccel.protect.keys import Key
 from onnxaccel.registry import Registry
 from onnxaccel.runtime.checkpoint import Progress
 from tests.security.seeds import NET, OLD_NET, SOLVER
@@ -47,6 +50,7 @@ SEEDS: dict[str, tuple[str, ...]] = {
     "comparison": (),
     "spec": (),
     "program": (),
+    "container": (),
 }
 """Of each target the files of `tests.security.seeds` that it starts from."""
 
@@ -67,6 +71,8 @@ TEXTS: dict[str, tuple[bytes, ...]] = {
     "solver": (SOLVER.encode(),),
 }
 """Further beginnings."""
+
+_KEY = Key(bytes(32))
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")
 
@@ -199,6 +205,22 @@ class _Ten:
         return 10
 
 
+def _sealed() -> bytes:
+    """A container of one file, under `_KEY`."""
+    sealed = io.BytesIO()
+    container.seal(sealed, _KEY, [container.Entry("model.onnx", 5, [b"model"])])
+    return sealed.getvalue()
+
+
+@target("container")
+def _container(content: bytes) -> None:
+    with container.Opened(_file("model.encrypted.onnx", content), _KEY) as opened:
+        opened.contents()
+
+
 @target("program")
 def _program(content: bytes) -> None:
     scan._scan_json(Path("fuzz.pt2"), "model.json", content)
+
+
+TEXTS["container"] = (_sealed(),)

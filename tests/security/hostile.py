@@ -67,7 +67,7 @@ def _external(**changes: str) -> Make:
         model = onnx.load(path, load_external_data=False)
         for tensor in model.graph.initializer:
             for entry in tensor.external_data:
-                entry.value = changes.get(entry.key, entry.value).format(victim=judge.victim)
+                entry.value = changes.get(entry.key, entry.value).format(victim=judge.victim, null="\0")
         path.write_bytes(model.SerializeToString())
         return ["inspect", str(path)]
 
@@ -77,6 +77,7 @@ def _external(**changes: str) -> Make:
 for _what, _changes in {
     "external data above the folder": {"location": "../../../victim"},
     "external data at an absolute path": {"location": "{victim}"},
+    "external data in a file of no possible name": {"location": "{null}"},
     "external data at an offset outside the file": {"offset": "99999999"},
     "external data at a negative offset": {"offset": "-8"},
     "external data of another length": {"length": "4000000000000"},
@@ -641,6 +642,7 @@ def _extra(layer: str) -> Callable[[Judge], str]:
 
 _NETS: dict[str, Callable[[Judge], str]] = {
     "messages nested 100,000 deep": lambda j: "layer { " * 100_000,
+    "a name that commands the terminal": lambda j: NET.replace('"ReLU"', '"\\033[2J\\nerror: fine"'),
     "a string that never ends": lambda j: 'name: "' + "a" * 10**6,
     "a kernel of 2^31": lambda j: NET.replace("kernel_size: 3", "kernel_size: 2147483647"),
     "2^31 outputs": lambda j: NET.replace("num_output: 4", "num_output: 4294967295"),
