@@ -2,7 +2,7 @@
 
 Each verb runs on a small model in a folder of its own:
 
-    net.prototxt net.caffemodel m.onnx d.npz    what it reads
+    net.* m.onnx d.npz key                      what it reads
     out/made.*                                  its output, beside which nothing may stay
     state/                                      a training's checkpoints
     tmp/                                        where its temporary files go
@@ -21,15 +21,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from onnxaccel import models
-from onnxaccel.files import PREFIX
+from onnxaccel.files import PREFIX, scratch_folder
 from onnxaccel.graph.model import Model
+from onnxaccel.protection import decrypt, generate
 
 OLD = b"an older file that the run is to replace"
 NETWORK = "net.prototxt net.caffemodel"
@@ -54,14 +56,21 @@ class Verb:
     Attributes:
         words: It, with paths relative to its folder.
         output: The file it makes.
-        same: Whether each run gives the same bytes.
+        content: What of the output is the same after each run; None: nothing, it must be a sound model.
         environment: Variables that it needs.
     """
 
     words: str
     output: str = "out/made.onnx"
-    same: bool = True
+    content: Callable[[Path], bytes] | None = Path.read_bytes
     environment: tuple[tuple[str, str], ...] = ()
+
+
+def decrypted(path: Path) -> bytes:
+    """What an encrypted model was before; the key lies in the folder above."""
+    with pytest.MonkeyPatch.context() as patch, scratch_folder() as folder:
+        patch.setenv("ONNXACCEL_KEY_FILE", str(path.parents[1] / "key"))
+        return decrypt(path, folder / "plain.onnx")[0].read_bytes()
 
 
 VERBS = {
@@ -70,7 +79,10 @@ VERBS = {
     "optimize": Verb(
         "optimize m.onnx --data d.npz#test --batch-size 1 --rounds 1 --seconds 0.01 --only int8\\ dynamic "
         "-o out/made.onnx",
-        same=False,
+        content=None,
+    ),
+    "encrypt": Verb(
+        "encrypt m.onnx -o out/made.onnx", content=decrypted, environment=(("ONNXACCEL_KEY_FILE", "key"),)
     ),
 }
 
@@ -92,6 +104,7 @@ def prepare(folder: Path) -> Path:
     done = run(Verb(f"convert {NETWORK} --trainable -o m.onnx"), fresh(folder, folder / "setup"))
     assert done.returncode == 0, done.stderr
     os.replace(folder / "setup/m.onnx", folder / "m.onnx")
+    generate(folder / "key")
     shutil.rmtree(folder / "setup")
     return folder
 
@@ -139,7 +152,7 @@ def run(verb: Verb, folder: Path, *more: str, **popen: object) -> subprocess.Com
 
 @dataclass
 class Reference:
-    """An undisturbed run: its output's bytes and how long it took."""
+    """An undisturbed run: what its output holds (see `Verb.content`) and how long it took."""
 
     content: bytes
     seconds: float
@@ -152,7 +165,8 @@ def reference(verb: Verb, inputs: Path, folder: Path) -> Reference:
     done = run(verb, folder)
     assert done.returncode == 0, done.stderr
     tidy(verb, folder)
-    return Reference((folder / verb.output).read_bytes(), time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Reference(verb.content(folder / verb.output) if verb.content else b"", seconds)
 
 
 def kill(
@@ -198,7 +212,10 @@ def wait(process: subprocess.Popen[str], seconds: float) -> None:
 
 def scratch(folder: Path) -> list[Path]:
     """Scratch folders in which something is being written."""
-    return [p for name in ("out", "state") for p in (folder / name).glob(f"{PREFIX}*/*")]
+    try:
+        return [p for name in ("out", "state") for p in (folder / name).glob(f"{PREFIX}*/*")]
+    except FileNotFoundError:  # it was removed while it was looked into
+        return []
 
 
 def alone(session: int) -> None:
@@ -237,12 +254,12 @@ def intact(verb: Verb, folder: Path, old: bool, expected: Reference) -> bool:
         if old:
             raise Loss("the older file is gone")
         return False
-    content = output.read_bytes()
-    if old and content == OLD:
+    if old and output.read_bytes() == OLD:
         return False
-    if verb.same and content != expected.content:
+    if verb.content is None:
+        Model.load(output).check()
+    elif verb.content(output) != expected.content:
         raise Loss("the output is neither the old nor the new file")
-    Model.load(output).check()
     return True
 
 
