@@ -119,6 +119,8 @@ beside it, a process that goes on, a next run that fails or ends with other bits
 ends the program, so that a line stands here only where nothing was lost. `tests/faults` does some rounds of
 each in every run of the tests, and besides: data files that shrink or vanish, read-only folders, two
 trainings in one folder, and memory that runs out.
+What optimize writes depends on the clock; of it only that the model is sound is asked, and of encrypt that it
+decrypts to what it was.
 
 {faults}
 
