@@ -14,8 +14,6 @@ from onnxaccel.bounds import within
 from onnxaccel.errors import ModelError
 
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
-_INSIDE = frozenset("GraphProto NodeProto AttributeProto FunctionProto SparseTensorProto TensorProto".split())
-"""Messages in which there can be tensors."""
 
 
 def check_tensors(proto: onnx.ModelProto, path: Path) -> None:
@@ -78,14 +76,21 @@ def _check_external(tensor: onnx.TensorProto, path: Path, folder: Path, nbytes: 
 
 
 def tensors(message: Any) -> Iterator[onnx.TensorProto]:
-    """All tensors of a model: weights, attributes, those of sub-graphs, functions and training graphs."""
+    """All tensors of a model: weights, attributes, those of sub-graphs, functions and training graphs.
+
+    Raises:
+        ModelError: A text on the way is none.
+    """
     pending = [message]
     while pending:
         message = pending.pop()
         if isinstance(message, onnx.TensorProto):
             yield message
-            continue
         for field, value in message.ListFields():
-            kind = field.message_type
-            if kind is not None and (kind.name in _INSIDE or kind.name == "TrainingInfoProto"):
-                pending.extend(value if hasattr(value, "extend") else [value])
+            values = value if hasattr(value, "extend") else [value]
+            if field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in values):
+                raise ModelError(  # protobuf's Python gives bytes where a text is no UTF-8
+                    f"the model is damaged: the {field.name} of a {type(message).__name__} is no text"
+                )
+            if field.message_type is not None:
+                pending.extend(values)

@@ -222,6 +222,13 @@ for _what, _change, _verb in (
     hostile("ONNX", _what)(_onnx(_change, *_verb))
 
 
+@hostile("ONNX", "a graph whose name is no text")
+def _(folder: Path, judge: Judge) -> Arguments:
+    path = folder / "rows.onnx"
+    path.write_bytes(path.read_bytes().replace(b"classifier", b"cla\x93sifier"))
+    return ["gradient", str(path), "-o", str(judge.out / "gradient.onnx")]
+
+
 @hostile("ONNX", "a pipe")
 def _(folder: Path, judge: Judge) -> Arguments:
     os.mkfifo(folder / "pipe.onnx")
