@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from os.path import exists
+from os.path import exists, expanduser
 from pathlib import Path
 
 from onnxaccel.bounds import entries, regular
@@ -36,7 +36,7 @@ def open_dataset(spec: str) -> Dataset:
     if scheme == "sklearn":
         dataset = _reader("sklearn")(Path(rest), part)
     else:
-        path = Path(name).expanduser()
+        path = Path(expanduser(name))  # unlike Path's it leaves the home of nobody as it is
         if not exists(path):  # unlike Path's it is False for a name that no file can have
             raise DataError(f"{path}: no such file or folder; --data takes a path or sklearn:NAME")
         if not path.is_dir():
@@ -102,7 +102,7 @@ def _reader(name: str) -> Reader:
 
 
 def _range(dataset: Dataset, pick: str) -> Dataset:
-    match = re.fullmatch(r"(-?\d*):(-?\d*)", pick)
+    match = re.fullmatch(r"(-?\d{0,18}):(-?\d{0,18})", pick)
     if match is None:
         raise DataError(
             f"{dataset.source}: #{pick} picks nothing; write #train, #test or a range such as #0:8000"

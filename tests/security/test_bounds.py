@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from onnxaccel import bounds
+from onnxaccel.data import open_dataset
 from onnxaccel.errors import DataError
 from onnxaccel.graph.model import Metadata, Preprocessing, SessionSettings
 from onnxaccel.records import Malformed, record_of
@@ -52,6 +53,21 @@ def test_memory_is_asked_for_before_it_is_taken() -> None:
     bounds.fits(2**20, "a batch", DataError)
     with pytest.raises(DataError, match="a batch would take"):
         bounds.fits(2**60, "a batch", DataError)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("~nobody-of-that-name/data", "no such file or folder"),
+        ("a" * 5000, "no such file or folder"),
+        ("null\0byte", "no such file or folder"),
+        ("sklearn:digits#" + "1" * 5000 + ":", "picks nothing"),
+        ("sklearn:../../etc/passwd", "no such data set"),
+    ],
+)
+def test_data_that_cannot_be_named(spec: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_dataset(spec)
 
 
 METADATA = Metadata(
