@@ -99,12 +99,17 @@ def agree(
     graph = models_[0].trainable
     assert graph is not None
     exact = in_float64(name, data, graph, dict(plan))
+    torchs = found["PyTorch eager"].training
+    assert torchs is not None
+    # as in tests/graph/test_loss_curves.py: what torch's own float32 strays, where that is more
+    bound = max(1e-5, float((np.abs(np.subtract(torchs.losses, exact)) / np.abs(exact)).max()))
     for side, candidate in found.items():
         assert candidate.training is not None
         apart = np.abs(np.subtract(candidate.training.losses, exact)) / np.abs(exact)
         print(f"{name}, {plan}, {side}: {apart.max():.1e} from torch in float64")
-        assert apart.max() < 1e-5, side
-        assert candidate.training.difference is not None and candidate.training.difference < 2e-5 * max(exact)
+        assert apart.max() <= bound, side
+        assert candidate.training.difference is not None
+        assert candidate.training.difference < 2 * bound * max(exact)
     return found
 
 
