@@ -35,6 +35,7 @@ _NOTES = {
     "(dropout=false) they show whether all sides compute the same",
     "adam": "adam's eps: Keras and Caffe add it before the correction of the moments' bias, torch and "
     "onnxaccel after it; of a Caffe network onnxaccel trains by Caffe's formula",
+    "device": "the frameworks train on the CPU; what onnxaccel does on a GPU is no comparison with them",
 }
 
 
@@ -120,7 +121,7 @@ def train(
         if candidate.framework == "onnxaccel":
             candidate.training.command = _command(model, candidate.mode, plan, data, validation)
     candidates = [candidate for candidate, _ in chosen]
-    notes = _warnings(results, plan, shared)
+    notes = _warnings(results, plan, shared, providers)
     return Trained(candidates, _compare(candidates, shared.per_epoch), plan.shared(), notes)
 
 
@@ -173,10 +174,12 @@ def _compare(candidates: Sequence[Candidate], per_epoch: int) -> float | None:
     return target
 
 
-def _warnings(results: dict[str, Result], plan: Plan, shared: batches.Shared) -> list[str]:
+def _warnings(
+    results: dict[str, Result], plan: Plan, shared: batches.Shared, providers: Sequence[str]
+) -> list[str]:
     """What to keep in mind, each once."""
     notes = dict.fromkeys(note for r in results.values() for note in r.facts.get("notes", []))
-    keys = [*notes, *["adam"] * (plan.optimizer != "sgd")]
+    keys = [*notes, *["adam"] * (plan.optimizer != "sgd"), *["device"] * (set(providers) != {"cpu"})]
     return [*shared.notes, *(_NOTES.get(key, key) for key in keys)]
 
 
