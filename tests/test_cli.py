@@ -277,7 +277,12 @@ def test_interrupt_saves_and_resume_ends_with_the_same_weights(mlp: Path, tmp_pa
     assert run("train", mlp, *settings, "-o", whole).returncode == 0
     checkpoint = tmp_path / "checkpoint"
     command = [sys.executable, "-m", "onnxaccel", "train", str(mlp), *settings, "-o", str(resumed)]
-    process = subprocess.Popen([*command, "--checkpoint", str(checkpoint)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--checkpoint", str(checkpoint)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it in the background
+    )
     deadline = time.monotonic() + 60
     while not list(checkpoint.glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -350,7 +350,8 @@ def signalled_rounds(
 ) -> Counts:
     """Ask a verb to end, by SIGINT, SIGTERM and SIGHUP in turns, at random moments.
 
-    It ends with 130, or as the system does it where Python itself is still starting or already ending.
+    It ends with 130, or as the system does it where Python itself is still starting or already ending; as
+    by SIGINT where a library was being imported, since we make of each signal what Python makes of that.
 
     Raises:
         Loss: Something was lost, or it ended in another way.
@@ -369,7 +370,11 @@ def signalled_rounds(
         alone(process.pid)
         completed = intact(verb, folder, old, expected)
         taken = process.returncode == 130 and "interrupted; " in errors
-        if not taken and not completed and (training or process.returncode not in (-wanted, 1)):
+        if (
+            not taken
+            and not completed
+            and (training or -process.returncode not in (wanted, signal.SIGINT, -1))
+        ):
             raise Loss(f"{wanted.name}: status {process.returncode}, {errors}")
         if process.returncode and any(scratch(folder)):
             raise Loss(f"{wanted.name}: scratch files stay")

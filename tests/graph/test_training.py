@@ -87,8 +87,8 @@ def test_loss_curve_equals_torch(net: str, optimizer: str, shared: Path) -> None
     """Over 30 steps on real data, measured against torch in float64.
 
     Rounding grows from step to step in any float32 training, and a rectifier that tips over makes it jump. So
-    the bound is 1e-4, or what torch's own float32 curves (by its oneDNN kernels, and by its own) stray
-    from its float64 curve, whichever is more.
+    the bound is 1e-4, or twice what torch's own float32 curves (by its oneDNN kernels, and by its own) stray
+    from its float64 curve, whichever is more: of so many jumps two curves are no more than a sample.
     """
     make, spec, shape = NETS[net]
     ours, theirs = OPTIMIZERS[optimizer]
@@ -105,7 +105,7 @@ def test_loss_curve_equals_torch(net: str, optimizer: str, shared: Path) -> None
     print(
         f"{net} {optimizer}: largest difference of the loss {difference:.1e}; of torch in float32 {stray:.1e}"
     )
-    assert difference < max(1e-4, stray)
+    assert difference < max(1e-4, 2 * stray)
 
 
 def torch_curve(module: nn.Module, optimizer: Callable[[Any], torch.optim.Optimizer], data: Any) -> Any:
