@@ -1,7 +1,8 @@
 """Which candidate to choose, by the user's goal: from the figures of a comparison to one sentence each.
 
-Of the candidates that keep within the budgets of error and accuracy the best by the numbers wins. A lead
-within the noise is a tie, which the source's own framework wins: a change must pay for itself.
+Of the candidates that keep within the budgets of error and accuracy the best by the numbers wins. What the
+untrained weights of a reference model get right says nothing: there the error counts. A lead within the noise
+is a tie, which the source's own framework wins: a change must pay for itself.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def excluded(source: Source, candidate: Candidate, goal: str) -> str | None:
     own = natives(source)
     if candidate in own:
         return None
-    accuracy, held = _accuracy(candidate, goal), [_accuracy(one, goal) for one in own]
+    accuracy, held = _accuracy(source, candidate, goal), [_accuracy(source, one, goal) for one in own]
     known = [value for value in held if value is not None]
     if accuracy is not None and known:  # says more than an error; of several natives the least is good enough
         lost = min(known) - accuracy
@@ -198,8 +199,9 @@ def _better(entry: Entry) -> float:
 
 
 def _tied(best: Figure, base: Figure) -> bool:
-    """Whether the lead of ``best`` is no more than the noise."""
-    return best.better < base.better * (1 + TIE) or best.better * best.low <= base.better * base.high
+    """Whether the lead of ``best`` is noise: small, or each one's median lies within the other's rounds."""
+    within = best.better * best.low <= base.better and best.better <= base.better * base.high
+    return best.better < base.better * (1 + TIE) or within
 
 
 def _stay(source: Source, goal: str, winner: Entry, rival: Entry | None) -> str:
@@ -220,7 +222,7 @@ def _change(source: Source, goal: str, winner: Entry, base: Entry | None) -> str
     words = f"{_verb(goal)} with {candidate.name}: {figure.text}"
     if base is None:
         return words
-    price = _price(goal, candidate, base[0])
+    price = _price(source, goal, candidate, base[0])
     return ", ".join([f"{words}; {figure.better / base[1].better:.1f}x {base[0].name}", *price])
 
 
@@ -228,10 +230,10 @@ def _verb(goal: str) -> str:
     return "Train" if goal == "training" else "Serve"
 
 
-def _price(goal: str, candidate: Candidate, base: Candidate) -> list[str]:
+def _price(source: Source, goal: str, candidate: Candidate, base: Candidate) -> list[str]:
     """What a candidate costs beside the best of the source's own framework."""
     price = []
-    mine, theirs = _accuracy(candidate, goal), _accuracy(base, goal)
+    mine, theirs = _accuracy(source, candidate, goal), _accuracy(source, base, goal)
     if goal == "training":
         apart = candidate.training.difference if candidate.training else None
         if apart is not None:
@@ -247,7 +249,10 @@ def _price(goal: str, candidate: Candidate, base: Candidate) -> list[str]:
     return price
 
 
-def _accuracy(candidate: Candidate, goal: str) -> float | None:
+def _accuracy(source: Source, candidate: Candidate, goal: str) -> float | None:
+    """None as well for the inference of a reference model: what untrained weights get right is luck."""
+    if source.framework is None and goal != "training":
+        return None
     part = candidate.training if goal == "training" else candidate.inference
     return part.accuracy if part is not None and part.failure is None else None
 
