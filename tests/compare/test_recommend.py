@@ -118,10 +118,25 @@ CASES = {
     ),
     "rounds that overlap": Case(
         "latency",
-        [serving("TensorFlow XLA", "tensorflow", 0.6, 9.0, spread=0.2), OURS],
+        [
+            serving("TensorFlow XLA", "tensorflow", 0.6, 9.0, spread=0.25),
+            serving("onnxaccel cpu", "onnxaccel", 0.5, 9.0, spread=0.25),
+        ],
         "TensorFlow XLA",
         1.0,
         ["within the noise"],
+    ),
+    "one slow round": Case(
+        "latency",
+        [
+            serving("TensorFlow XLA", "tensorflow", 0.6, 9.0, spread=0.01),
+            serving("onnxaccel cpu", "onnxaccel", 0.3, 9.0, spread=0.6),
+        ],
+        "onnxaccel cpu",
+        2.0,
+    ),
+    "untrained weights are right by luck": Case(
+        "latency", [XLA, OURS, INT8], "onnxaccel cpu", 2.0, ["2.0e-02"], None, "convert"
     ),
     "rounds that do not": Case(
         "latency",
