@@ -22,7 +22,7 @@ def simplify(model: Model) -> None:
         for node in list(graph):
             _swap_in_place(graph, model, node)
         _split_what_is_read_in_pieces(graph, model)
-        graph.sort()
+    model.graph.sort()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxaccel.errors import MissingDependency, TrainingError
+from onnxaccel.runtime.measure.machine import cores
 
 PATIENCE = 600.0
 """Seconds after which a process that waits for another one gives up; $ONNXACCEL_PATIENCE sets another."""
@@ -174,8 +175,7 @@ def threads_each(threads: int) -> int:
     """Threads of one process: ``threads`` where given, else its share of the machine's cores."""
     if threads or size_of_group() == 1:
         return threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def restarted() -> bool:
